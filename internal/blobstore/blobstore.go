@@ -1,0 +1,97 @@
+// Package blobstore keeps bytes under their SHA-256 digest.
+//
+// A blob never changes: whoever holds its digest can check every byte. Blobs
+// are shared between all checkpoints that contain them, so nothing here knows
+// an owner, a name or a reference count; what is no longer referenced is found
+// by the garbage collector, which marks from the manifests.
+package blobstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+)
+
+// ErrNotFound: no blob has that digest.
+var ErrNotFound = errors.New("blob not found")
+
+// Digest is a blob's SHA-256.
+type Digest [sha256.Size]byte
+
+// ParseDigest reads 64 hexadecimal digits.
+func ParseDigest(s string) (Digest, error) {
+	var d Digest
+	if len(s) != 2*len(d) {
+		return d, fmt.Errorf("digest %q: expected %d hexadecimal digits", s, 2*len(d))
+	}
+	if _, err := hex.Decode(d[:], []byte(s)); err != nil {
+		return Digest{}, fmt.Errorf("digest %q: %w", s, err)
+	}
+	return d, nil
+}
+
+// String returns 64 lower-case hexadecimal digits.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// Info describes a stored blob.
+type Info struct {
+	Digest Digest
+	Size   int64 // bytes
+	// ModTime is when the blob was last committed, by whomever: committing
+	// bytes that are there already counts, which is what lets the garbage
+	// collector leave alone what a save in progress is about to reference.
+	ModTime time.Time
+}
+
+// Store keeps blobs. It is safe for concurrent use by any number of processes.
+//
+// Every implementation promises, and package blobstoretest checks:
+//
+//   - A blob is either absent or whole. A crash at any instant leaves at worst
+//     staged bytes that nobody can open and that a later Store sweeps away.
+//   - When Commit returns, the bytes survive a power cut.
+//   - Committing bytes that are already stored succeeds, keeps one copy and
+//     renews ModTime.
+//   - Errors that mean absence wrap ErrNotFound; all others may be retried.
+type Store interface {
+	// Create stages a new blob. The caller must call Commit or Abort.
+	Create(ctx context.Context) (Writer, error)
+
+	// OpenRange reads length bytes from offset; a negative length is up to
+	// the end. Asking for bytes beyond the end is an error. Readers of local
+	// files implement io.WriterTo such that an http.ResponseWriter can use
+	// sendfile.
+	OpenRange(ctx context.Context, d Digest, offset, length int64) (io.ReadCloser, error)
+
+	// Stat describes a blob.
+	Stat(ctx context.Context, d Digest) (Info, error)
+
+	// All yields every blob, in no particular order. Blobs that come or go
+	// during the walk may or may not be seen. A non-nil error ends the walk.
+	All(ctx context.Context) iter.Seq2[Info, error]
+
+	// Delete removes a blob if it was last committed before the given time,
+	// and reports whether it did. A blob that is not there is not an error.
+	// The comparison and the removal are one step as far as Commit is
+	// concerned: a blob whose Commit has returned after that time is kept.
+	Delete(ctx context.Context, d Digest, before time.Time) (bool, error)
+
+	// Check reports whether the store can be reached and written to.
+	Check(ctx context.Context) error
+
+	Close() error
+}
+
+// Writer stages one blob. It is used by one goroutine at a time.
+type Writer interface {
+	io.Writer
+	// Commit makes the bytes written so far a blob, durably.
+	Commit(ctx context.Context) (Info, error)
+	// Abort drops the staged bytes. After Commit it does nothing.
+	Abort() error
+}

@@ -1,0 +1,25 @@
+//go:build !windows
+
+package blobstore
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// syncDir makes the entries of a directory survive a power cut. File systems
+// that cannot flush a directory say so with EINVAL or ENOTSUP; there is
+// nothing more to be done on those, and it is not an error.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = f.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		return nil
+	}
+	return err
+}

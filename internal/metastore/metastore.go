@@ -1,0 +1,243 @@
+// Package metastore keeps the server's metadata: sessions, training runs,
+// samplers, checkpoints with their manifests, durable results and keys.
+//
+// It stores facts and enforces the invariants that need a transaction; what
+// the facts mean (who may see what, when something expires) is decided one
+// floor up, in package registry. Times are UTC with microsecond resolution.
+package metastore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tinkex/tinkex/internal/blobstore"
+)
+
+var (
+	// ErrNotFound: the row is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: a row with that identity is there already.
+	ErrExists = errors.New("already exists")
+)
+
+// Kind is a checkpoint's kind, spelled as in its tinker path.
+type Kind string
+
+// The kinds of checkpoint.
+const (
+	KindTraining Kind = "weights"
+	KindSampler  Kind = "sampler_weights"
+	KindExternal Kind = "external_weights"
+)
+
+// Session is one client's stay. Its runs and samplers carry its id in theirs.
+type Session struct {
+	ID            string
+	Owner         string
+	CreatedAt     time.Time
+	LastHeartbeat time.Time
+	Tags          []string
+	UserMetadata  map[string]any
+	SDKVersion    string
+	ProjectID     string
+	DisplayName   string
+	FinishedAt    *time.Time
+	FinishReason  string // "success", "errored", "interrupted"
+	FinishDetail  string
+}
+
+// LoRA is how an adapter was configured.
+type LoRA struct {
+	BaseModel    string
+	Rank         int
+	TrainAttn    bool
+	TrainMLP     bool
+	TrainUnembed bool
+}
+
+// RunState says what became of a run's model.
+type RunState string
+
+// The states of a run. A run is Live while a server holds its model; when it
+// no longer does, the run is Ended, or Corrupted if steps were lost with it.
+const (
+	RunLive      RunState = "live"
+	RunEnded     RunState = "ended"
+	RunCorrupted RunState = "corrupted"
+)
+
+// Run is a training run.
+type Run struct {
+	ID            string
+	SessionID     string
+	Seq           int64 // position within the session
+	Owner         string
+	LoRA          LoRA
+	Seed          *int64
+	UserMetadata  map[string]any
+	ResumedFrom   string // tinker path, empty if none
+	RequestHash   string // of the request that created it
+	CreatedAt     time.Time
+	LastRequestAt time.Time
+	State         RunState
+	Unsaved       bool // steps were taken since the last training checkpoint
+}
+
+// Sampler is a sampling session.
+type Sampler struct {
+	ID          string
+	SessionID   string
+	Seq         int64
+	Owner       string
+	BaseModel   string
+	ModelPath   string // tinker path, empty for the base model alone
+	RequestHash string
+	CreatedAt   time.Time
+}
+
+// File is an entry of a manifest.
+type File struct {
+	Name   string
+	Size   int64 // bytes
+	Digest blobstore.Digest
+}
+
+// Checkpoint is a saved state, its files in order.
+type Checkpoint struct {
+	ID           int64 // assigned by the store, grows with time
+	RunID        string
+	Kind         Kind
+	Name         string
+	Owner        string
+	Listed       bool // false for snapshots taken only to be sampled from
+	Public       bool
+	SizeBytes    int64 // sum of the files' sizes
+	CreatedAt    time.Time
+	ExpiresAt    *time.Time
+	UserMetadata map[string]string
+	LoRA         LoRA
+	HasOptimizer bool
+	Files        []File // only filled by Checkpoint, CheckpointByPath and by CommitCheckpoint's caller
+}
+
+// Result is the durable outcome of a request: what a retried request is
+// answered with, even after a restart.
+type Result struct {
+	RequestID   string
+	SessionID   string
+	RequestHash string
+	CreatedAt   time.Time
+	Payload     []byte // JSON
+}
+
+// Key is an API key; the key itself is never stored.
+type Key struct {
+	ID        string
+	Hash      string // hexadecimal SHA-256 of the key
+	Owner     string
+	Name      string
+	CreatedAt time.Time
+	RevokedAt *time.Time
+}
+
+// Page selects a slice of an ordered list. Limit 0 is "no rows", for callers
+// that want only the total.
+type Page struct {
+	Limit  int
+	Offset int
+}
+
+// CheckpointFilter selects checkpoints; zero fields do not restrict. Only
+// ready, listed ones that do not expire before Now are ever selected.
+type CheckpointFilter struct {
+	Owner string
+	RunID string
+	Kind  Kind
+	Now   time.Time // required
+}
+
+// Store is the metadata. It is safe for concurrent use.
+//
+// Every implementation promises, and package metastoretest checks:
+//
+//   - Each method is one transaction: it happens wholly or not at all, and
+//     once it has returned it survives a crash.
+//   - A name is taken by at most one ready checkpoint of a run and kind.
+//   - Lists are newest first, ties broken by id, and stable while paging as
+//     long as nothing is added or removed.
+//   - Absence is ErrNotFound, a taken identity ErrExists, both wrapped.
+type Store interface {
+	CreateSession(ctx context.Context, s Session) error
+	Session(ctx context.Context, id string) (Session, error)
+	Sessions(ctx context.Context, owner string, p Page) ([]Session, int, error)
+	// TouchSession records a heartbeat.
+	TouchSession(ctx context.Context, id string, at time.Time) error
+	// FinishSession ends a session; the first reason given stays.
+	FinishSession(ctx context.Context, id string, at time.Time, reason, detail string) error
+	SetSessionProject(ctx context.Context, id, projectID string) error
+
+	CreateRun(ctx context.Context, r Run) error
+	Run(ctx context.Context, id string) (Run, error)
+	Runs(ctx context.Context, owner, projectID string, p Page) ([]Run, int, error)
+	SessionRuns(ctx context.Context, sessionID string) ([]Run, error)
+	// TouchRun records activity and whether there are unsaved steps.
+	TouchRun(ctx context.Context, id string, at time.Time, unsaved bool) error
+	EndRun(ctx context.Context, id string, state RunState) error
+	// EndLiveRuns is called by a starting server that holds no models: live
+	// runs with unsaved steps become corrupted, the others end. It returns
+	// how many were corrupted.
+	EndLiveRuns(ctx context.Context) (int, error)
+
+	CreateSampler(ctx context.Context, s Sampler) error
+	Sampler(ctx context.Context, id string) (Sampler, error)
+	SessionSamplers(ctx context.Context, sessionID string) ([]Sampler, error)
+
+	// CommitCheckpoint makes c ready and, in the same transaction, clears the
+	// run's Unsaved flag if c is a training checkpoint and records the result
+	// if one is given. A ready checkpoint of that name, even an expired one
+	// that is not yet swept, is ErrExists unless overwrite is set or it has
+	// expired, in which case it is replaced. It returns c with its id.
+	CommitCheckpoint(ctx context.Context, c Checkpoint, overwrite bool, res *Result) (Checkpoint, error)
+	// Checkpoint finds a ready checkpoint, expired or not, with its files.
+	Checkpoint(ctx context.Context, runID string, kind Kind, name string) (Checkpoint, error)
+	// LatestCheckpoints returns, for each of the runs, its newest training
+	// and newest sampler checkpoint that is listed and unexpired at now.
+	LatestCheckpoints(ctx context.Context, runIDs []string, now time.Time) (map[string]map[Kind]Checkpoint, error)
+	Checkpoints(ctx context.Context, f CheckpointFilter, p Page) ([]Checkpoint, int, error)
+	// AllRunCheckpoints is Checkpoints of one run, without paging.
+	AllRunCheckpoints(ctx context.Context, runID string, now time.Time) ([]Checkpoint, error)
+	// SetPublic changes the flag and reports whether it was different.
+	SetPublic(ctx context.Context, id int64, public bool) (bool, error)
+	SetExpiry(ctx context.Context, id int64, at *time.Time) error
+	// DeleteCheckpoint removes the checkpoint and its manifest; the bytes are
+	// the garbage collector's.
+	DeleteCheckpoint(ctx context.Context, id int64) error
+	// DeleteExpired removes up to limit checkpoints that expired at or before
+	// now, and up to limit unlisted ones of sessions that finished, or had
+	// their last heartbeat, before idle. It returns how many went.
+	DeleteExpired(ctx context.Context, now, idle time.Time, limit int) (int, error)
+	// NextExpiry is when the next checkpoint expires; ok is false if none will.
+	NextExpiry(ctx context.Context) (at time.Time, ok bool, err error)
+	// Referenced yields nothing it has not seen committed: the digests of all
+	// manifests' files.
+	Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error)
+
+	PutResult(ctx context.Context, r Result) error
+	Result(ctx context.Context, requestID string) (Result, error)
+	// DeleteResults drops results older than the given time.
+	DeleteResults(ctx context.Context, before time.Time) (int, error)
+
+	CreateKey(ctx context.Context, k Key) error
+	KeyByHash(ctx context.Context, hash string) (Key, error)
+	Keys(ctx context.Context) ([]Key, error)
+	RevokeKey(ctx context.Context, id string, at time.Time) error
+
+	// Secret returns the named secret, storing create's bytes the first time:
+	// every server on the same metadata gets the same one.
+	Secret(ctx context.Context, name string, create func() ([]byte, error)) ([]byte, error)
+
+	// Check reports whether the store can be reached and written to.
+	Check(ctx context.Context) error
+	Close() error
+}
