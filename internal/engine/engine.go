@@ -40,6 +40,9 @@ type Engine interface {
 	// BaseModels lists the models on offer, in a stable order.
 	BaseModels() []BaseModel
 
+	// CheckConfig reports whether NewModel would accept cfg; it is cheap.
+	CheckConfig(cfg ModelConfig) error
+
 	// NewModel starts training a fresh adapter.
 	NewModel(ctx context.Context, cfg ModelConfig) (Model, error)
 

@@ -35,9 +35,9 @@ type AuthToken struct {
 
 // CreateSessionRequest opens a session.
 type CreateSessionRequest struct {
-	Tags         []string       `json:"tags"`
+	Tags         []string       `json:"tags,omitempty"`
 	UserMetadata map[string]any `json:"user_metadata,omitempty"`
-	SDKVersion   string         `json:"sdk_version"`
+	SDKVersion   string         `json:"sdk_version,omitempty"`
 	ProjectID    *string        `json:"project_id,omitempty"`
 	DisplayName  *string        `json:"display_name,omitempty"`
 	Type         string         `json:"type,omitempty"`

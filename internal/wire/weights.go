@@ -59,7 +59,7 @@ type WeightsInfoRequest struct {
 
 // SetTTLRequest sets when a checkpoint expires, counted from now; null is never.
 type SetTTLRequest struct {
-	TTLSeconds *int64 `json:"ttl_seconds"`
+	TTLSeconds *int64 `json:"ttl_seconds" required:"false"`
 }
 
 // ArchiveURL is where a checkpoint can be downloaded, until Expires.

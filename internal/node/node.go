@@ -1,0 +1,141 @@
+// Package node puts a whole server together: the stores in a data directory,
+// the engine, the registry and the protocol over HTTP. It is what
+// `tinkex serve` runs and what an embedded server is.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/tinkex/tinkex/internal/blobstore"
+	"github.com/tinkex/tinkex/internal/engine/cpu"
+	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/registry"
+	"github.com/tinkex/tinkex/internal/server"
+)
+
+// Options configures a Node.
+type Options struct {
+	// DataDir keeps everything; it is made if it is not there. Empty keeps
+	// everything in memory, for as long as the node lives.
+	DataDir string
+	// Models are the base models to offer. None offers the built-in one.
+	Models []cpu.ModelDir
+	// PublicURL is how clients reach the server. Empty takes each request's
+	// Host header.
+	PublicURL string
+	Version   string
+	// Logger is nil to discard.
+	Logger *slog.Logger
+	// Now is the clock. Nil is time.Now.
+	Now func() time.Time
+	// PollTimeout and URLTTL are the server's.
+	PollTimeout time.Duration
+	URLTTL      time.Duration
+	// GCGrace and SessionTimeout are the registry's.
+	GCGrace        time.Duration
+	SessionTimeout time.Duration
+}
+
+// Node is a running server without a listener.
+type Node struct {
+	Meta     metastore.Store
+	Registry *registry.Registry
+	handler  http.Handler
+	// closers in the order of opening.
+	closers []func(context.Context) error
+}
+
+// lockFile keeps two servers out of one data directory: each would take the
+// other's live runs for lost.
+const lockFile = "server.lock"
+
+// OpenMeta opens the metadata of a data directory, for commands that work
+// beside a running server.
+func OpenMeta(ctx context.Context, dataDir string) (metastore.Store, error) {
+	return metastore.OpenSQLite(ctx, filepath.Join(dataDir, "tinkex.db"))
+}
+
+// Open puts a node together. Errors name what could not be opened.
+func Open(ctx context.Context, opts Options) (_ *Node, err error) {
+	n := &Node{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close(ctx))
+		}
+	}()
+	blobs := blobstore.NewMemory()
+	if opts.DataDir != "" {
+		if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
+			return nil, fmt.Errorf("data directory: %w", err)
+		}
+		lock := flock.New(filepath.Join(opts.DataDir, lockFile))
+		locked, err := lock.TryLock()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("data directory %s cannot be written to: %w", opts.DataDir, err)
+		case !locked:
+			return nil, fmt.Errorf("data directory %s is in use by another server; stop it or choose another --data-dir", opts.DataDir)
+		}
+		n.onClose(func(context.Context) error { return lock.Unlock() })
+		if blobs, err = blobstore.OpenFolder(opts.DataDir); err != nil {
+			return nil, err
+		}
+	}
+	n.onClose(func(context.Context) error { return blobs.Close() })
+	meta, err := openMeta(ctx, opts.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	n.Meta = meta
+	n.onClose(func(context.Context) error { return meta.Close() })
+	eng, err := cpu.New(cpu.Options{Models: opts.Models, Logger: opts.Logger})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(func(context.Context) error { return eng.Close() })
+	n.Registry, err = registry.New(ctx, registry.Options{
+		Meta: meta, Blobs: blobs, Engine: eng, Logger: opts.Logger, Now: opts.Now,
+		GCGrace: opts.GCGrace, SessionTimeout: opts.SessionTimeout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(n.Registry.Close)
+	n.handler, err = server.New(ctx, server.Options{
+		Registry: n.Registry, Meta: meta, PublicURL: opts.PublicURL, Version: opts.Version,
+		Logger: opts.Logger, Now: opts.Now, PollTimeout: opts.PollTimeout, URLTTL: opts.URLTTL,
+	})
+	return n, err
+}
+
+func openMeta(ctx context.Context, dir string) (metastore.Store, error) {
+	if dir == "" {
+		return metastore.OpenSQLite(ctx, ":memory:")
+	}
+	return OpenMeta(ctx, dir)
+}
+
+func (n *Node) onClose(f func(context.Context) error) { n.closers = append(n.closers, f) }
+
+// ServeHTTP implements http.Handler.
+func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) { n.handler.ServeHTTP(w, r) }
+
+// Close finishes the requests in hand, up to ctx's end, and releases
+// everything. What was acknowledged is kept.
+func (n *Node) Close(ctx context.Context) error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i](ctx))
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}

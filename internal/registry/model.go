@@ -1,0 +1,262 @@
+package registry
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tinkex/tinkex/internal/engine"
+	"github.com/tinkex/tinkex/internal/metastore"
+)
+
+// seqWindow is how far ahead of the next request a request may arrive. Clients
+// send the chunks of one batch in any order; nobody sends thousands of them.
+const seqWindow = 1 << 14
+
+// model is a live model: an engine's model and the queue of its requests,
+// which are carried out in the order of their sequence numbers, each exactly
+// once. Number 0 is the request that creates the model.
+type model struct {
+	r         *Registry
+	id        string
+	owner     string
+	sessionID string
+	lora      metastore.LoRA
+	viaLoad   bool
+
+	mu      sync.Mutex
+	em      engine.Model // nil until request 0 is done
+	next    int64        // the number to carry out next
+	top     int64        // one above the highest number taken
+	jobs    map[int64]*job
+	running bool
+	// retired is set when the model takes no more requests; drained is closed
+	// when those it took are done.
+	retired bool
+	drained chan struct{}
+	ended   sync.Once
+	endErr  error
+
+	unsaved     bool
+	lastRequest time.Time
+	flushed     time.Time // lastRequest as the metastore knows it
+}
+
+// job is one request of a model.
+type job struct {
+	future *Future
+	run    func(ctx context.Context) (any, error)
+}
+
+// submission is a request on its way into a model's queue.
+type submission struct {
+	typ  string
+	hash string
+	// seq is the client's number; nil takes the next free one.
+	seq *int64
+	// check refuses bad input at once. A refused request still takes its
+	// number: the requests after it are already on their way.
+	check func(m *model) error
+	run   func(ctx context.Context, m *model, f *Future) (any, error)
+}
+
+// submit queues a request of a live model.
+func (r *Registry) submit(ctx context.Context, owner, modelID string, s submission) (*Future, error) {
+	m, err := r.liveModel(ctx, owner, modelID, s)
+	if err != nil || m == nil {
+		if err == nil {
+			return r.Retrieve(ctx, owner, requestID(modelID, *s.seq))
+		}
+		return nil, err
+	}
+	return m.submit(s)
+}
+
+// liveModel finds the model of a request. A request that was already carried
+// out before its model went away is answered by its recorded result: then the
+// model is nil and there is no error.
+func (r *Registry) liveModel(ctx context.Context, owner, id string, s submission) (*model, error) {
+	r.mu.Lock()
+	m, ok := r.models[id]
+	if ok {
+		if live := r.sessions[m.sessionID]; live != nil {
+			live.lastSeen = r.now()
+		}
+	}
+	r.mu.Unlock()
+	if ok && m.owner == owner {
+		return m, nil
+	}
+	run, err := r.meta.Run(ctx, id)
+	if ok || err != nil || run.Owner != owner {
+		if err != nil && CodeOf(err) != NotFound {
+			return nil, classify(err)
+		}
+		return nil, newError(NotFound, "model_id: model %q not found", id)
+	}
+	if s.seq != nil {
+		if res, err := r.meta.Result(ctx, requestID(id, *s.seq)); err == nil && res.RequestHash == s.hash {
+			return nil, nil
+		}
+	}
+	return nil, newError(Gone, "model %q is no longer loaded; create a training client from its last checkpoint to go on", id)
+}
+
+func (m *model) submit(s submission) (*Future, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seq := m.top
+	if s.seq != nil {
+		seq = *s.seq
+		if seq < 1 {
+			return nil, newError(Invalid, "seq_id: %d is out of range: requests of a model are numbered from 1", seq)
+		}
+		if seq >= m.next+seqWindow {
+			return nil, newError(Invalid, "seq_id: %d is too far ahead of %d, the next one to be carried out", seq, m.next)
+		}
+	}
+	f := &Future{ID: requestID(m.id, seq), Type: s.typ, Owner: m.owner, SessionID: m.sessionID, hash: s.hash}
+	if seq < m.next || m.jobs[seq] != nil {
+		old, ok := m.r.futures.get(f.ID)
+		switch {
+		case !ok:
+			return nil, newError(Gone, "the result of request %q is no longer kept", f.ID)
+		case old.hash != s.hash || old.Type != s.typ:
+			return nil, newError(Conflict, "seq_id: %d was already used by another request of model %q", seq, m.id)
+		}
+		return old, nil
+	}
+	if m.retired {
+		return nil, newError(Gone, "model %q is no longer loaded; create a training client from its last checkpoint to go on", m.id)
+	}
+	f, _ = m.r.futures.add(f)
+	run := func(ctx context.Context) (any, error) { return s.run(ctx, m, f) }
+	var refused error
+	if s.check != nil {
+		if refused = classify(s.check(m)); refused != nil {
+			run = func(context.Context) (any, error) { return nil, refused }
+		}
+	}
+	m.enqueue(seq, &job{future: f, run: run})
+	if refused != nil {
+		return nil, refused
+	}
+	return f, nil
+}
+
+// enqueue adds a job and sees to it that it is carried out. m.mu is held.
+func (m *model) enqueue(seq int64, j *job) {
+	m.jobs[seq] = j
+	m.top = max(m.top, seq+1)
+	m.lastRequest = m.r.now().UTC()
+	if !m.running && m.jobs[m.next] != nil {
+		m.running = true
+		m.r.work.Go(m.drain)
+	}
+}
+
+// drain carries out jobs until the next one in order is not there.
+func (m *model) drain() {
+	for {
+		m.mu.Lock()
+		j := m.jobs[m.next]
+		if j == nil {
+			m.running = false
+			if m.retired {
+				m.abandonLocked()
+			}
+			m.mu.Unlock()
+			return
+		}
+		delete(m.jobs, m.next)
+		m.next++
+		failed := m.em == nil && m.next > 1
+		m.mu.Unlock()
+
+		j.future.start(m.r.now())
+		if failed {
+			m.r.futures.complete(j.future, nil, newError(Gone, "model %q could not be created", m.id))
+			continue
+		}
+		result, err := j.run(m.r.ctx)
+		if CodeOf(err) == Internal && err != nil {
+			m.r.log.Error("request failed", "request", j.future.ID, "type", j.future.Type, "error", err)
+		}
+		m.r.futures.complete(j.future, result, err)
+	}
+}
+
+// abandonLocked fails the jobs that wait for a number that never came.
+func (m *model) abandonLocked() {
+	for seq, j := range m.jobs {
+		delete(m.jobs, seq)
+		m.r.futures.complete(j.future, nil, newError(Gone, "model %q was unloaded before request %d came", m.id, m.next))
+	}
+	close(m.drained)
+}
+
+// markUnsaved records that the model holds a step that no checkpoint does,
+// before the step is acknowledged.
+func (m *model) markUnsaved(ctx context.Context) error {
+	m.mu.Lock()
+	was := m.unsaved
+	m.unsaved = true
+	m.mu.Unlock()
+	if was {
+		return nil
+	}
+	return m.r.meta.TouchRun(ctx, m.id, m.r.now().UTC(), true)
+}
+
+// retire stops taking requests, waits for those taken and ends the run, in
+// the state that after chooses.
+func (m *model) retire(ctx context.Context, after func(*model) metastore.RunState) error {
+	m.mu.Lock()
+	if !m.retired {
+		m.retired = true
+		if !m.running {
+			m.abandonLocked()
+		}
+	}
+	m.mu.Unlock()
+	select {
+	case <-m.drained:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	m.ended.Do(func() {
+		m.r.mu.Lock()
+		delete(m.r.models, m.id)
+		m.r.mu.Unlock()
+		if m.em != nil {
+			_ = m.em.Close()
+		}
+		m.endErr = m.r.meta.EndRun(context.WithoutCancel(ctx), m.id, after(m))
+	})
+	return m.endErr
+}
+
+// stateAfterLoss is a run's state when its model is lost to it.
+func stateAfterLoss(m *model) metastore.RunState {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.unsaved {
+		return metastore.RunCorrupted
+	}
+	return metastore.RunEnded
+}
+
+// stateAfterUnload is a run's state when its user was done with the model.
+func stateAfterUnload(*model) metastore.RunState { return metastore.RunEnded }
+
+// flush writes the time of the last request, if it changed.
+func (m *model) flush(ctx context.Context) error {
+	m.mu.Lock()
+	last, unsaved, stale := m.lastRequest, m.unsaved, !m.lastRequest.Equal(m.flushed)
+	m.flushed = last
+	m.mu.Unlock()
+	if !stale {
+		return nil
+	}
+	return m.r.meta.TouchRun(ctx, m.id, last, unsaved)
+}

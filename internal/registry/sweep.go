@@ -1,0 +1,137 @@
+package registry
+
+import (
+	"context"
+	"time"
+)
+
+// The sweeper looks at least and at most this often.
+const (
+	sweepMax = time.Minute
+	sweepMin = time.Second
+	// sweepBatch bounds how much one transaction deletes.
+	sweepBatch = 500
+	// resultTTL is how long results that outlive the server are kept. No
+	// client retries for as long.
+	resultTTL = 7 * 24 * time.Hour
+)
+
+// poke makes the sweeper look at the next expiry again.
+func (r *Registry) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// sweepLoop removes what has expired, soon after it has. Nobody has seen it
+// since the instant it did: every query hides it.
+func (r *Registry) sweepLoop() {
+	timer := time.NewTimer(sweepMin)
+	defer timer.Stop()
+	lastGC := r.now()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-timer.C:
+			if err := r.Sweep(r.ctx); err != nil && r.ctx.Err() == nil {
+				r.log.Error("sweep", "error", err)
+			}
+			if r.gcInterval > 0 && r.now().Sub(lastGC) >= r.gcInterval {
+				lastGC = r.now()
+				if _, err := r.CollectGarbage(r.ctx); err != nil && r.ctx.Err() == nil {
+					r.log.Error("garbage collection", "error", err)
+				}
+			}
+		case <-r.wake:
+		}
+		wait := sweepMax
+		if at, ok, err := r.meta.NextExpiry(r.ctx); err == nil && ok {
+			wait = min(wait, max(at.Sub(r.now()), sweepMin))
+		}
+		timer.Reset(wait)
+	}
+}
+
+// Sweep removes expired checkpoints and results, lets go of the models of
+// sessions that gave no sign of life, and writes down activity times.
+func (r *Registry) Sweep(ctx context.Context) error {
+	now := r.now().UTC()
+	idle := now.Add(-r.sessionTimeout)
+
+	r.mu.Lock()
+	var dead []string
+	for id, s := range r.sessions {
+		if s.lastSeen.Before(idle) {
+			dead = append(dead, id)
+		}
+	}
+	models := make([]*model, 0, len(r.models))
+	for _, m := range r.models {
+		models = append(models, m)
+	}
+	r.mu.Unlock()
+	for _, id := range dead {
+		r.log.Info("session gave no sign of life; its models are unloaded", "session", id, "timeout", r.sessionTimeout)
+		r.dropSession(id, stateAfterLoss)
+	}
+	for _, m := range models {
+		if err := m.flush(ctx); err != nil {
+			return err
+		}
+	}
+	r.futures.tidy()
+	for {
+		n, err := r.meta.DeleteExpired(ctx, now, idle, sweepBatch)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			r.log.Info("removed expired checkpoints", "count", n)
+		}
+		if n < sweepBatch {
+			break
+		}
+	}
+	_, err := r.meta.DeleteResults(ctx, now.Add(-resultTTL))
+	return err
+}
+
+// Garbage is what a collection removed.
+type Garbage struct {
+	Blobs int
+	Bytes int64
+}
+
+// CollectGarbage removes blobs that no manifest refers to and that were not
+// committed within the grace period. It is safe beside saves: a save commits
+// its blobs anew before it refers to them, which makes them young.
+func (r *Registry) CollectGarbage(ctx context.Context) (Garbage, error) {
+	var g Garbage
+	before := r.now().Add(-r.gcGrace)
+	referenced, err := r.meta.Referenced(ctx)
+	if err != nil {
+		return g, err
+	}
+	for info, err := range r.blobs.All(ctx) {
+		if err != nil {
+			return g, err
+		}
+		if _, ok := referenced[info.Digest]; ok || !info.ModTime.Before(before) {
+			continue
+		}
+		deleted, err := r.blobs.Delete(ctx, info.Digest, before)
+		if err != nil {
+			return g, err
+		}
+		if deleted {
+			g.Blobs++
+			g.Bytes += info.Size
+		}
+	}
+	if g.Blobs > 0 {
+		r.log.Info("removed unreferenced blobs", "blobs", g.Blobs, "bytes", g.Bytes)
+	}
+	return g, nil
+}

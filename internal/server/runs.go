@@ -1,0 +1,94 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/metastore"
+)
+
+func (s *Server) runOps(api huma.API) {
+	register(api, http.MethodGet, "/training_runs", "list-training-runs", "List one's training runs, newest first",
+		func(ctx context.Context, in *struct {
+			Page
+			ProjectID string `query:"project_id"`
+		}) (*reply[tinkex.TrainingRunList], error) {
+			runs, total, err := s.reg.Runs(ctx, ownerOf(ctx), in.ProjectID, in.page())
+			if err != nil {
+				return nil, s.fail(ctx, err)
+			}
+			out, err := s.trainingRuns(ctx, runs)
+			if err != nil {
+				return nil, s.fail(ctx, err)
+			}
+			return replyWith(tinkex.TrainingRunList{
+				TrainingRuns: out,
+				Cursor:       tinkex.Cursor{Offset: in.Offset, Limit: in.Limit, TotalCount: total},
+			}), nil
+		})
+	register(api, http.MethodGet, "/training_runs/{run}", "get-training-run", "Describe a training run",
+		func(ctx context.Context, in *struct {
+			Run         string `path:"run"`
+			AccessScope string `query:"access_scope" enum:"owned,accessible" default:"owned"`
+		}) (*reply[tinkex.TrainingRun], error) {
+			run, err := s.reg.Run(ctx, ownerOf(ctx), in.Run)
+			if err != nil {
+				return nil, s.fail(ctx, err)
+			}
+			out, err := s.trainingRuns(ctx, []metastore.Run{run})
+			if err != nil {
+				return nil, s.fail(ctx, err)
+			}
+			return replyWith(out[0]), nil
+		})
+}
+
+// trainingRuns describes runs with their latest checkpoints.
+func (s *Server) trainingRuns(ctx context.Context, runs []metastore.Run) ([]tinkex.TrainingRun, error) {
+	ids := make([]string, len(runs))
+	for i, r := range runs {
+		ids[i] = r.ID
+	}
+	latest, err := s.reg.LatestCheckpoints(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]tinkex.TrainingRun, len(runs))
+	for i, r := range runs {
+		out[i] = tinkex.TrainingRun{
+			TrainingRunID: r.ID, BaseModel: r.LoRA.BaseModel, ModelOwner: r.Owner,
+			IsLoRA: true, LoRARank: ptr(r.LoRA.Rank),
+			Corrupted:       r.State == metastore.RunCorrupted,
+			LastRequestTime: r.LastRequestAt.UTC(),
+			UserMetadata:    stringsOf(r.UserMetadata),
+		}
+		if c, ok := latest[r.ID][metastore.KindTraining]; ok {
+			out[i].LastCheckpoint = ptr(checkpointOf(c))
+		}
+		if c, ok := latest[r.ID][metastore.KindSampler]; ok {
+			out[i].LastSamplerCheckpoint = ptr(checkpointOf(c))
+		}
+	}
+	return out, nil
+}
+
+var checkpointTypes = map[metastore.Kind]tinkex.CheckpointType{
+	metastore.KindTraining: tinkex.Training,
+	metastore.KindSampler:  tinkex.Sampler,
+	metastore.KindExternal: tinkex.External,
+}
+
+func checkpointOf(c metastore.Checkpoint) tinkex.Checkpoint {
+	p := tinkex.TinkerPath{RunID: c.RunID, Type: checkpointTypes[c.Kind], Name: c.Name}
+	out := tinkex.Checkpoint{
+		CheckpointID: p.CheckpointID(), CheckpointType: p.Type, Time: c.CreatedAt.UTC(), TinkerPath: p.String(),
+		SizeBytes: ptr(c.SizeBytes), Public: c.Public, UserMetadata: c.UserMetadata, BaseModel: c.LoRA.BaseModel,
+	}
+	if c.ExpiresAt != nil {
+		out.ExpiresAt = ptr(c.ExpiresAt.UTC())
+	}
+	return out
+}
