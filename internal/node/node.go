@@ -49,7 +49,7 @@ type Options struct {
 type Node struct {
 	Meta     metastore.Store
 	Registry *registry.Registry
-	handler  http.Handler
+	server   *server.Server
 	// closers in the order of opening.
 	closers []func(context.Context) error
 }
@@ -110,7 +110,7 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.onClose(n.Registry.Close)
-	n.handler, err = server.New(ctx, server.Options{
+	n.server, err = server.New(ctx, server.Options{
 		Registry: n.Registry, Meta: meta, PublicURL: opts.PublicURL, Version: opts.Version,
 		Logger: opts.Logger, Now: opts.Now, PollTimeout: opts.PollTimeout, URLTTL: opts.URLTTL,
 	})
@@ -127,7 +127,11 @@ func openMeta(ctx context.Context, dir string) (metastore.Store, error) {
 func (n *Node) onClose(f func(context.Context) error) { n.closers = append(n.closers, f) }
 
 // ServeHTTP implements http.Handler.
-func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) { n.handler.ServeHTTP(w, r) }
+func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) { n.server.ServeHTTP(w, r) }
+
+// Drain ends the waits of clients for results that are not there yet: they are
+// told to ask again. It is called once, before Close.
+func (n *Node) Drain() { n.server.Drain() }
 
 // Close finishes the requests in hand, up to ctx's end, and releases
 // everything. What was acknowledged is kept.

@@ -52,7 +52,9 @@ func (s *Server) retrieveFuture(ctx context.Context, in *bodyOf[wire.RetrieveFut
 		select {
 		case <-f.Done():
 		case <-timer.C:
-			return asJSON(wire.FutureStatus{Type: wire.TypeTryAgain, RequestID: f.ID, QueueState: "active"})
+			return tryAgain(f)
+		case <-s.draining:
+			return tryAgain(f)
 		case <-ctx.Done():
 			return nil, failure(http.StatusServiceUnavailable, "the client went away")
 		}
@@ -63,6 +65,10 @@ func (s *Server) retrieveFuture(ctx context.Context, in *bodyOf[wire.RetrieveFut
 		s.reg.Fetched(f)
 	}
 	return out, err
+}
+
+func tryAgain(f *registry.Future) (*rawReply, error) {
+	return asJSON(wire.FutureStatus{Type: wire.TypeTryAgain, RequestID: f.ID, QueueState: "active"})
 }
 
 // encodeResult writes a settled future as its kind of request is answered.

@@ -54,6 +54,7 @@ type Server struct {
 	urlTTL    time.Duration
 	publicURL string
 	handler   http.Handler
+	draining  chan struct{}
 }
 
 // New builds the handler.
@@ -61,6 +62,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{
 		reg: opts.Registry, log: opts.Logger, now: opts.Now,
 		poll: opts.PollTimeout, urlTTL: opts.URLTTL, publicURL: opts.PublicURL,
+		draining: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -113,6 +115,10 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Drain ends the waits of retrieve_future, now and from now on, so that a
+// server that is to stop need not outwait them. It is called once.
+func (s *Server) Drain() { close(s.draining) }
 
 // writeError answers outside of huma as huma's errors are answered.
 func writeError(w http.ResponseWriter, status int, detail string) {

@@ -13,7 +13,6 @@ import (
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
-
 // Page is a list's part. Access scopes other than one's own add nothing here.
 type Page struct {
 	Limit       int    `query:"limit" minimum:"0" maximum:"10000" default:"20"`

@@ -1,0 +1,180 @@
+// Package cli is the tinkex command. Each command has a file of its own that
+// parses, calls the SDK and prints.
+//
+// The contract that every command keeps: data goes to standard output, prose
+// and progress to standard error; progress is drawn on terminals only; -f json
+// is stable; the exit code says what happened (see exit.go).
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/tinkex/tinkex"
+)
+
+// Env is the world outside of the process, so that tests can be another one.
+type Env struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// StdinTerminal, StdoutTerminal and StderrTerminal say what is a terminal.
+	StdinTerminal, StdoutTerminal, StderrTerminal bool
+	// Width is the terminal's width in columns, 0 if there is none.
+	Width int
+	// Context ends with the process's interruption. Nil is System's.
+	Context context.Context
+}
+
+// System is the process's own environment.
+func System() Env {
+	isTerminal := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+	e := Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		StdinTerminal: isTerminal(os.Stdin), StdoutTerminal: isTerminal(os.Stdout), StderrTerminal: isTerminal(os.Stderr),
+	}
+	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		e.Width = w
+	}
+	return e
+}
+
+// app is what the commands share: the environment and the global flags.
+type app struct {
+	Env
+	apiKey  string
+	baseURL string
+	timeout time.Duration
+	format  string
+	noColor bool
+	verbose bool
+}
+
+// Main runs the command line and returns the exit code.
+func Main(args []string, env Env) int {
+	ctx := env.Context
+	if ctx == nil {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		// A second interrupt ends the process at once.
+		context.AfterFunc(ctx, stop)
+	}
+	a := &app{Env: env}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	err := root.ExecuteContext(ctx)
+	code := exitCode(ctx, err)
+	if err != nil && !errors.Is(err, errSilent) {
+		a.printError(ctx, err)
+	}
+	return code
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tinkex",
+		Short: "Keep, inspect, move and serve Tinker checkpoints",
+		Long: `tinkex manages Tinker checkpoints, on the hosted service or on a server of your
+own, and is that server.
+
+Try it without an account:    tinkex demo
+Start a server of your own:   tinkex serve
+See what you have:            tinkex checkpoint list`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.format != "table" && a.format != "json" {
+				return usagef("--format: %q is not a format; use table or json", a.format)
+			}
+			if a.timeout < 0 {
+				return usagef("--timeout: %v is negative", a.timeout)
+			}
+			return nil
+		},
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.apiKey, "api-key", "", "API key; better kept in TINKER_API_KEY")
+	f.StringVar(&a.baseURL, "base-url", "", "server to talk to (default TINKER_BASE_URL, then the hosted service)")
+	f.DurationVar(&a.timeout, "timeout", 0, "time allowed for one attempt of a request (default 1m)")
+	f.StringVarP(&a.format, "format", "f", "table", "output format: table or json")
+	f.BoolVar(&a.noColor, "no-color", os.Getenv("NO_COLOR") != "", "no colours (also NO_COLOR)")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what is being done to standard error")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%v\nSee '%s --help'.", err, cmd.CommandPath())
+	})
+	root.AddCommand(
+		a.demoCommand(),
+		a.serveCommand(),
+		a.checkpointCommand(),
+		a.runCommand(),
+		a.sessionCommand(),
+		a.keyCommand(),
+		a.versionCommand(),
+	)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	hardenUsage(root)
+	return root
+}
+
+// hardenUsage makes wrong arguments usage errors everywhere, and a missing or
+// unknown subcommand one too instead of a successful help text.
+func hardenUsage(cmd *cobra.Command) {
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(cmd *cobra.Command, a []string) error {
+			if err := args(cmd, a); err != nil {
+				return usagef("%v\nUsage: %s", err, cmd.UseLine())
+			}
+			return nil
+		}
+	}
+	if cmd.HasSubCommands() && cmd.Run == nil && cmd.RunE == nil {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.SuggestionsMinimumDistance = 2
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+			if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+				msg += fmt.Sprintf("; did you mean %q?", s[0])
+			}
+			return usagef("%s\nSee '%s --help'.", msg, cmd.CommandPath())
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		hardenUsage(sub)
+	}
+}
+
+// logger is what libraries log to: standard error with -v, nothing without.
+func (a *app) logger() *slog.Logger {
+	if !a.verbose {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// options configures the SDK from the global flags and the environment.
+func (a *app) options() tinkex.Options {
+	return tinkex.Options{APIKey: a.apiKey, BaseURL: a.baseURL, Timeout: a.timeout, Logger: a.logger()}
+}
+
+// rest is a client without a session, which is all that managing needs.
+func (a *app) rest() (*tinkex.RestClient, error) { return tinkex.NewRestClient(a.options()) }
+
+// say prints prose for people.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.Stderr, format+"\n", args...) }

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/node"
+	"github.com/tinkex/tinkex/internal/server"
+)
+
+func (a *app) keyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Manage the keys of a server of your own",
+		Long: `Manage the API keys of a server of your own. The commands work on its data
+directory, beside a running server too, which follows within seconds.
+
+From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
+	}
+	var dataDir string
+	cmd.PersistentFlags().StringVar(&dataDir, "data-dir", defaultDataDir(), "the server's data directory")
+	// withMeta runs a command with the data directory's metadata open.
+	withMeta := func(do func(ctx context.Context, meta metastore.Store, args []string) error) func(*cobra.Command, []string) error {
+		return func(cmd *cobra.Command, args []string) error {
+			meta, err := node.OpenMeta(cmd.Context(), dataDir)
+			if err != nil {
+				return err
+			}
+			return errors.Join(do(cmd.Context(), meta, args), meta.Close())
+		}
+	}
+	var name, owner string
+	create := &cobra.Command{
+		Use: "create", Short: "Create a key and print it, once", Args: cobra.NoArgs,
+		RunE: withMeta(func(ctx context.Context, meta metastore.Store, _ []string) error {
+			return a.createKey(ctx, meta, name, owner)
+		}),
+	}
+	create.Flags().StringVar(&name, "name", "", "what the key is for")
+	create.Flags().StringVar(&owner, "owner", "", "owner of what is made with the key; several keys may share one (default: the key's own)")
+	cmd.AddCommand(create,
+		&cobra.Command{
+			Use: "list", Short: "List the keys", Args: cobra.NoArgs,
+			RunE: withMeta(func(ctx context.Context, meta metastore.Store, _ []string) error { return a.listKeys(ctx, meta) }),
+		},
+		&cobra.Command{
+			Use: "revoke ID...", Short: "Revoke keys", Args: cobra.MinimumNArgs(1),
+			RunE: withMeta(func(ctx context.Context, meta metastore.Store, ids []string) error {
+				for _, id := range ids {
+					if err := meta.RevokeKey(ctx, id, time.Now().UTC()); err != nil {
+						if errors.Is(err, metastore.ErrNotFound) {
+							return &tinkex.Error{Op: "revoke key " + id, Message: "no such key; 'tinkex key list' shows them", Category: tinkex.CategoryUser, Err: tinkex.ErrNotFound}
+						}
+						return err
+					}
+					a.say("Revoked %s.", id)
+				}
+				return nil
+			}),
+		})
+	return cmd
+}
+
+func (a *app) createKey(ctx context.Context, meta metastore.Store, name, owner string) error {
+	var b [25]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return err
+	}
+	secret := "tml-" + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+	k := metastore.Key{
+		Hash: server.HashKey(secret), Name: name, Owner: owner, CreatedAt: time.Now().UTC(),
+	}
+	k.ID = "key-" + k.Hash[:12]
+	if k.Owner == "" {
+		k.Owner = "tml:user:" + k.Hash[:16]
+	}
+	if err := meta.CreateKey(ctx, k); err != nil {
+		return err
+	}
+	if a.format == "json" {
+		return a.printJSON(struct {
+			ID    string `json:"id"`
+			Key   string `json:"key"`
+			Owner string `json:"owner"`
+		}{k.ID, secret, k.Owner})
+	}
+	a.say("Created %s. The key is shown this once only:", k.ID)
+	return a.print("%s\n", secret)
+}
+
+func (a *app) listKeys(ctx context.Context, meta metastore.Store) error {
+	keys, err := meta.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	type row struct {
+		ID        string     `json:"id"`
+		Name      string     `json:"name,omitempty"`
+		Owner     string     `json:"owner"`
+		CreatedAt time.Time  `json:"created_at"`
+		RevokedAt *time.Time `json:"revoked_at,omitempty"`
+	}
+	rows := make([]row, len(keys))
+	for i, k := range keys {
+		rows[i] = row{k.ID, k.Name, k.Owner, k.CreatedAt, k.RevokedAt}
+	}
+	if a.format == "json" {
+		return a.printJSON(map[string]any{"keys": rows})
+	}
+	t := a.table("ID", "Name", "Owner", "Created", "Status")
+	for _, r := range rows {
+		status := "active"
+		if r.RevokedAt != nil {
+			status = fmt.Sprintf("revoked %s", ago(*r.RevokedAt))
+		}
+		t.row(r.ID, r.Name, r.Owner, ago(r.CreatedAt), status)
+	}
+	return t.render()
+}

@@ -1,0 +1,186 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/engine/cpu"
+	"github.com/tinkex/tinkex/internal/node"
+)
+
+// shutdownGrace is how long the requests in hand may take once the server was
+// told to stop.
+const shutdownGrace = 30 * time.Second
+
+type serveFlags struct {
+	addr      string
+	dataDir   string
+	models    []string
+	publicURL string
+	logFormat string
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a server of your own",
+		Long: `Run a Tinker-compatible server. The tinker Python package, this command and the
+Go SDK work against it unchanged: point TINKER_BASE_URL at the URL it prints.
+
+Everything is kept in the data directory: metadata in SQLite, checkpoints as
+content-addressed files. Without --model the server offers tinkex/tiny, a small
+model of random weights that trains in milliseconds; --model NAME=DIR offers a
+Hugging Face directory (Llama or Qwen3 architecture) and may be repeated.
+
+As long as no key was created (tinkex key create), the server listens on the
+loopback interface only and takes any key that starts with tml-; each key is an
+owner of its own.
+
+The server's URL is printed to standard output once it accepts connections.
+` + exitStatusHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), f) },
+	}
+	cmd.Flags().StringVar(&f.addr, "addr", "127.0.0.1:8484", "address to listen on; port 0 takes a free one")
+	cmd.Flags().StringVar(&f.dataDir, "data-dir", defaultDataDir(), "where everything is kept")
+	cmd.Flags().StringArrayVar(&f.models, "model", nil, "offer a base model: NAME=DIR")
+	cmd.Flags().StringVar(&f.publicURL, "public-url", "", "URL that clients reach the server under (default: as each request says)")
+	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "log format: text or json")
+	return cmd
+}
+
+func (a *app) serve(ctx context.Context, f serveFlags) error {
+	log, err := a.serverLogger(f.logFormat)
+	if err != nil {
+		return err
+	}
+	models, err := parseModels(f.models)
+	if err != nil {
+		return err
+	}
+	if f.publicURL != "" {
+		if u, err := url.Parse(f.publicURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return usagef("--public-url: %q is not an http or https URL", f.publicURL)
+		}
+	}
+	host, _, err := net.SplitHostPort(f.addr)
+	if err != nil {
+		return usagef("--addr: %v; expected HOST:PORT", err)
+	}
+
+	n, err := node.Open(ctx, node.Options{
+		DataDir: f.dataDir, Models: models, PublicURL: f.publicURL, Version: tinkex.Version, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		if err := n.Close(ctx); err != nil {
+			log.Error("shutdown", "error", err)
+		}
+	}()
+	if !isLoopback(host) {
+		keys, err := n.Meta.Keys(ctx)
+		if err != nil {
+			return err
+		}
+		if len(keys) == 0 {
+			return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (tinkex key create --data-dir %s), or listen on 127.0.0.1.", f.addr, f.dataDir)
+		}
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", f.addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	addr := "http://" + l.Addr().String()
+	if err := a.announce(addr); err != nil {
+		return err
+	}
+	log.Info("serving", "url", addr, "data_dir", f.dataDir)
+	srv := &http.Server{
+		Handler: n, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		log.Info("stopping: finishing the requests in hand", "at_most", shutdownGrace)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		// Waiting clients are told to come again, or the wait would outlast us.
+		n.Drain()
+		stopped <- srv.Shutdown(grace)
+	}()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	if err := <-stopped; err != nil {
+		log.Warn("some requests were cut off", "error", err)
+	}
+	return nil
+}
+
+// announce says where the server is, on standard output for scripts and on
+// standard error for people.
+func (a *app) announce(addr string) error {
+	if a.format == "json" {
+		return a.printJSON(struct {
+			URL string `json:"url"`
+			PID int    `json:"pid"`
+		}{addr, os.Getpid()})
+	}
+	if a.StderrTerminal {
+		a.say("In another terminal:\n  export TINKER_BASE_URL=%s TINKER_API_KEY=tml-me\n  tinkex checkpoint list\n", addr)
+	}
+	return a.print("%s\n", addr)
+}
+
+func (a *app) serverLogger(format string) (*slog.Logger, error) {
+	opts := &slog.HandlerOptions{}
+	if a.verbose {
+		opts.Level = slog.LevelDebug
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(a.Stderr, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(a.Stderr, opts)), nil
+	}
+	return nil, usagef("--log-format: %q is not a format; use text or json", format)
+}
+
+func parseModels(specs []string) ([]cpu.ModelDir, error) {
+	var models []cpu.ModelDir
+	for _, s := range specs {
+		name, dir, ok := strings.Cut(s, "=")
+		if !ok || name == "" || dir == "" {
+			return nil, usagef("--model: %q: expected NAME=DIR, for example Qwen/Qwen3-0.6B=./qwen3", s)
+		}
+		models = append(models, cpu.ModelDir{Name: name, Dir: dir})
+	}
+	return models, nil
+}
+
+// isLoopback reports whether only this machine can reach a host's listener.
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}

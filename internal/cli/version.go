@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tinkex/tinkex"
+)
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := struct {
+				Version  string `json:"version"`
+				Revision string `json:"revision,omitempty"`
+				Go       string `json:"go"`
+				Platform string `json:"platform"`
+			}{tinkex.Version, revision(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			if a.format == "json" {
+				return a.printJSON(v)
+			}
+			line := "tinkex " + v.Version
+			if v.Revision != "" {
+				line += " (" + v.Revision + ")"
+			}
+			return a.print("%s %s %s\n", line, v.Go, v.Platform)
+		},
+	}
+}
+
+// revision is the commit the binary was built from, if the build recorded it.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return s.Value[:12]
+		}
+	}
+	return ""
+}
