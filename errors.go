@@ -34,6 +34,8 @@ var (
 	ErrMissingAPIKey = errors.New("missing API key")
 	// ErrMalformedAPIKey: the key is neither a "tml-" key nor a JWT.
 	ErrMalformedAPIKey = errors.New("malformed API key")
+	// ErrMalformedBaseURL: the base URL is not one of a server.
+	ErrMalformedBaseURL = errors.New("malformed base URL")
 	// ErrClosed: the client was closed.
 	ErrClosed = errors.New("client is closed")
 	// ErrBroken: an earlier request of this training client was lost on the
@@ -72,16 +74,7 @@ func (e *Error) Error() string {
 		b.WriteString(e.Op)
 		b.WriteString(": ")
 	}
-	switch {
-	case e.Message != "":
-		b.WriteString(e.Message)
-	case e.Err != nil:
-		b.WriteString(e.Err.Error())
-	case e.Status != 0:
-		b.WriteString(http.StatusText(e.Status))
-	default:
-		b.WriteString("failed")
-	}
+	b.WriteString(e.text())
 	if e.Status != 0 {
 		fmt.Fprintf(&b, " (HTTP %d", e.Status)
 		if e.RequestID != "" {
@@ -92,6 +85,19 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " (request %s)", e.RequestID)
 	}
 	return b.String()
+}
+
+// text is the error without its operation and status.
+func (e *Error) text() string {
+	switch {
+	case e.Message != "":
+		return e.Message
+	case e.Err != nil:
+		return e.Err.Error()
+	case e.Status != 0:
+		return http.StatusText(e.Status)
+	}
+	return "failed"
 }
 
 // Unwrap returns the cause.

@@ -92,3 +92,8 @@ type OptimStepOutput struct {
 type SavedCheckpoint struct {
 	Path TinkerPath
 }
+
+// LossConfig configures a loss function, by parameter name. Values are
+// numbers (float64 or an integer type) or strings; nil is the server's
+// defaults.
+type LossConfig map[string]any

@@ -30,7 +30,7 @@ type MismatchError struct {
 }
 
 func (e *MismatchError) Error() string {
-	return fmt.Sprintf("checkpoint %s does not fit: %v: expected %s, it has %s", e.Path, e.Err, e.Want, e.Got)
+	return fmt.Sprintf("%s does not fit: %v: expected %s, it has %s", e.Path.CheckpointID(), e.Err, e.Want, e.Got)
 }
 
 // Unwrap returns the sentinel.

@@ -28,3 +28,6 @@ func tryLock(f *os.File) error {
 		return &os.PathError{Op: "lock", Path: f.Name(), Err: err}
 	}
 }
+
+// unlock gives back what tryLock took.
+func unlock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }

@@ -7,7 +7,11 @@ import (
 	"unsafe"
 )
 
-var procLockFileEx = syscall.NewLazyDLL("kernel32.dll").NewProc("LockFileEx")
+var (
+	kernel32         = syscall.NewLazyDLL("kernel32.dll")
+	procLockFileEx   = kernel32.NewProc("LockFileEx")
+	procUnlockFileEx = kernel32.NewProc("UnlockFileEx")
+)
 
 const (
 	lockfileFailImmediately = 0x1
@@ -34,4 +38,14 @@ func tryLock(f *os.File) error {
 		return errNoLocks
 	}
 	return &os.PathError{Op: "lock", Path: f.Name(), Err: err}
+}
+
+// unlock gives back what tryLock took, at once: Windows promises no moment at
+// which it releases the locks of a handle that is merely closed.
+func unlock(f *os.File) error {
+	var at syscall.Overlapped
+	if ok, _, err := procUnlockFileEx.Call(f.Fd(), 0, 1, 0, uintptr(unsafe.Pointer(&at))); ok == 0 {
+		return &os.PathError{Op: "unlock", Path: f.Name(), Err: err}
+	}
+	return nil
 }

@@ -20,7 +20,7 @@ var (
 //
 // On a file system without locks it excludes nobody: the caller must bring its
 // own exclusion for this process, and other processes are on their honour.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
+func lock(ctx context.Context, path string) (release func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	for {
 		switch err := tryLock(f); {
 		case err == nil, errors.Is(err, errNoLocks):
-			return func() { f.Close() }, nil
+			return func() { unlock(f); f.Close() }, nil
 		case !errors.Is(err, errLocked):
 			f.Close()
 			return nil, err
@@ -62,19 +62,19 @@ func newShardLocks(dir string) *shardLocks {
 	return l
 }
 
-func (l *shardLocks) lock(ctx context.Context, shard byte) (unlock func(), err error) {
+func (l *shardLocks) lock(ctx context.Context, shard byte) (release func(), err error) {
 	select {
 	case l.local[shard] <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	unlockFile, err := lock(ctx, filepath.Join(l.dir, shardName(shard)))
+	releaseFile, err := lock(ctx, filepath.Join(l.dir, shardName(shard)))
 	if err != nil {
 		<-l.local[shard]
 		return nil, err
 	}
 	return func() {
-		unlockFile()
+		releaseFile()
 		<-l.local[shard]
 	}, nil
 }

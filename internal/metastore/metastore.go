@@ -32,6 +32,9 @@ const (
 )
 
 // Session is one client's stay. Its runs and samplers carry its id in theirs.
+//
+// Maps and slices come back as they were stored, nil or empty; numbers in
+// UserMetadata as float64, as from any JSON.
 type Session struct {
 	ID            string
 	Owner         string
@@ -70,8 +73,8 @@ const (
 // Run is a training run.
 type Run struct {
 	ID            string
-	SessionID     string
-	Seq           int64 // position within the session
+	SessionID     string // of an existing session, or empty if it belongs to none
+	Seq           int64  // position within the session
 	Owner         string
 	LoRA          LoRA
 	Seed          *int64
@@ -87,7 +90,7 @@ type Run struct {
 // Sampler is a sampling session.
 type Sampler struct {
 	ID          string
-	SessionID   string
+	SessionID   string // of an existing session, or empty if it belongs to none
 	Seq         int64
 	Owner       string
 	BaseModel   string
@@ -105,20 +108,20 @@ type File struct {
 
 // Checkpoint is a saved state, its files in order.
 type Checkpoint struct {
-	ID           int64 // assigned by the store, grows with time
+	ID           int64 // assigned by the store, grows with time, never used again
 	RunID        string
 	Kind         Kind
 	Name         string
-	Owner        string
-	Listed       bool // false for snapshots taken only to be sampled from
+	Owner        string // the run's
+	Listed       bool   // false for snapshots taken only to be sampled from
 	Public       bool
-	SizeBytes    int64 // sum of the files' sizes
+	SizeBytes    int64 // sum of the files' sizes, taken by CommitCheckpoint
 	CreatedAt    time.Time
-	ExpiresAt    *time.Time
+	ExpiresAt    *time.Time // the first moment it is expired at; nil is never
 	UserMetadata map[string]string
 	LoRA         LoRA
 	HasOptimizer bool
-	Files        []File // only filled by Checkpoint, CheckpointByPath and by CommitCheckpoint's caller
+	Files        []File // only filled by Checkpoint and by CommitCheckpoint's caller
 }
 
 // Result is the durable outcome of a request: what a retried request is
@@ -149,7 +152,10 @@ type Page struct {
 }
 
 // CheckpointFilter selects checkpoints; zero fields do not restrict. Only
-// ready, listed ones that do not expire before Now are ever selected.
+// ready, listed ones that have not expired at Now are ever selected.
+//
+// With an Owner or a RunID, a page costs the same at any offset. The list of
+// everything is for administration: it gets slower with the offset.
 type CheckpointFilter struct {
 	Owner string
 	RunID string
@@ -164,21 +170,25 @@ type CheckpointFilter struct {
 //   - Each method is one transaction: it happens wholly or not at all, and
 //     once it has returned it survives a crash.
 //   - A name is taken by at most one ready checkpoint of a run and kind.
-//   - Lists are newest first, ties broken by id, and stable while paging as
-//     long as nothing is added or removed.
-//   - Absence is ErrNotFound, a taken identity ErrExists, both wrapped.
+//   - Lists are newest first, ties broken by id (in a session by Seq), and
+//     stable while paging as long as nothing is added or removed. A page and
+//     its total are of the same moment.
+//   - Absence is ErrNotFound, a taken identity ErrExists, both wrapped. A list
+//     of what is not there, a session's or a run's, is empty.
 type Store interface {
 	CreateSession(ctx context.Context, s Session) error
 	Session(ctx context.Context, id string) (Session, error)
 	Sessions(ctx context.Context, owner string, p Page) ([]Session, int, error)
-	// TouchSession records a heartbeat.
+	// TouchSession records a heartbeat. An earlier one than the last is no news.
 	TouchSession(ctx context.Context, id string, at time.Time) error
 	// FinishSession ends a session; the first reason given stays.
 	FinishSession(ctx context.Context, id string, at time.Time, reason, detail string) error
+	// SetSessionProject moves a session and its runs to a project.
 	SetSessionProject(ctx context.Context, id, projectID string) error
 
 	CreateRun(ctx context.Context, r Run) error
 	Run(ctx context.Context, id string) (Run, error)
+	// Runs lists an owner's runs, of one project unless projectID is empty.
 	Runs(ctx context.Context, owner, projectID string, p Page) ([]Run, int, error)
 	SessionRuns(ctx context.Context, sessionID string) ([]Run, error)
 	// TouchRun records activity and whether there are unsaved steps.
@@ -195,14 +205,16 @@ type Store interface {
 
 	// CommitCheckpoint makes c ready and, in the same transaction, clears the
 	// run's Unsaved flag if c is a training checkpoint and records the result
-	// if one is given. A ready checkpoint of that name, even an expired one
-	// that is not yet swept, is ErrExists unless overwrite is set or it has
-	// expired, in which case it is replaced. It returns c with its id.
+	// if one is given. A ready checkpoint of that name is ErrExists, unless
+	// overwrite is set or it has expired at c.CreatedAt, in which case it is
+	// replaced by one with another id. The run must exist and have c's owner.
+	// It returns c as it is stored, with its id.
 	CommitCheckpoint(ctx context.Context, c Checkpoint, overwrite bool, res *Result) (Checkpoint, error)
 	// Checkpoint finds a ready checkpoint, expired or not, with its files.
 	Checkpoint(ctx context.Context, runID string, kind Kind, name string) (Checkpoint, error)
 	// LatestCheckpoints returns, for each of the runs, its newest training
-	// and newest sampler checkpoint that is listed and unexpired at now.
+	// and newest sampler checkpoint that is listed and unexpired at now. A run
+	// that has none is not in the map.
 	LatestCheckpoints(ctx context.Context, runIDs []string, now time.Time) (map[string]map[Kind]Checkpoint, error)
 	Checkpoints(ctx context.Context, f CheckpointFilter, p Page) ([]Checkpoint, int, error)
 	// AllRunCheckpoints is Checkpoints of one run, without paging.
@@ -219,18 +231,22 @@ type Store interface {
 	DeleteExpired(ctx context.Context, now, idle time.Time, limit int) (int, error)
 	// NextExpiry is when the next checkpoint expires; ok is false if none will.
 	NextExpiry(ctx context.Context) (at time.Time, ok bool, err error)
-	// Referenced yields nothing it has not seen committed: the digests of all
-	// manifests' files.
+	// Referenced returns the digests of all manifests' files as they are
+	// committed at one moment.
 	Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error)
 
+	// PutResult records a result; the first one of a request stays, and
+	// another is ErrExists.
 	PutResult(ctx context.Context, r Result) error
 	Result(ctx context.Context, requestID string) (Result, error)
 	// DeleteResults drops results older than the given time.
 	DeleteResults(ctx context.Context, before time.Time) (int, error)
 
 	CreateKey(ctx context.Context, k Key) error
+	// KeyByHash finds a key, revoked or not.
 	KeyByHash(ctx context.Context, hash string) (Key, error)
 	Keys(ctx context.Context) ([]Key, error)
+	// RevokeKey marks a key as revoked; the first time given stays.
 	RevokeKey(ctx context.Context, id string, at time.Time) error
 
 	// Secret returns the named secret, storing create's bytes the first time:

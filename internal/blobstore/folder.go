@@ -1,0 +1,564 @@
+package blobstore
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// The layout of a folder store, below its directory:
+//
+//	blobs/sha256/<first two digits>/<digest>   the blobs
+//	staging/<opener>/                          bytes not committed yet, one directory per open store
+//	staging/<opener>.lock                      locked for as long as that store is open
+//	locks/<first two digits>                   serialises Commit and Delete between processes
+//	locks/staging                              serialises opening and sweeping
+//
+// Everything is on one file system, so that a commit is a rename.
+const (
+	blobsName   = "blobs"
+	hashName    = "sha256"
+	stagingName = "staging"
+	locksName   = "locks"
+
+	lockSuffix = ".lock"
+
+	dirMode = 0o700
+)
+
+// abandonedAfter is how long staged bytes must have lain untouched before they
+// are taken for a dead process's where locks cannot tell.
+const abandonedAfter = 24 * time.Hour
+
+type folder struct {
+	dir     string // as the caller named it, for messages
+	blobs   string
+	staging string // this store's own staging directory
+	alive   *os.File
+	locks   *shardLocks
+	// durable[i]: this process has made sure that shard i's own directory
+	// entry would survive a power cut.
+	durable [256]atomic.Bool
+	closed  atomic.Bool
+}
+
+// OpenFolder opens the store in a directory of the local file system, creating
+// the directory and its parents as needed. Any number of processes may have
+// the same directory open.
+//
+// What a process that died had staged is swept away by the next OpenFolder:
+// every open store holds a lock on its own staging directory, and one whose
+// lock is free has no owner. On file systems without locks (some network
+// mounts) staged bytes are swept once nothing has touched them for a day, and
+// Delete is atomic with respect to the Commits of its own process only.
+//
+// Times are kept to the resolution of the file system.
+func OpenFolder(dir string) (Store, error) {
+	s, err := openFolder(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open blob store in %q: %w", dir, err)
+	}
+	return s, nil
+}
+
+func openFolder(dir string) (*folder, error) {
+	if dir == "" {
+		return nil, errors.New("no directory given")
+	}
+	s := &folder{
+		dir:   dir,
+		blobs: filepath.Join(dir, blobsName, hashName),
+		locks: newShardLocks(filepath.Join(dir, locksName)),
+	}
+	staging := filepath.Join(dir, stagingName)
+	for _, d := range []string{s.blobs, staging, s.locks.dir} {
+		if err := makeDirs(d); err != nil {
+			return nil, err
+		}
+	}
+
+	// Nobody sweeps between the creation of our lock file and its locking.
+	release, err := lock(context.Background(), filepath.Join(s.locks.dir, stagingName))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	sweep(staging)
+
+	s.staging = filepath.Join(staging, opener())
+	s.alive, err = os.OpenFile(s.staging+lockSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := tryLock(s.alive); err != nil && !errors.Is(err, errNoLocks) {
+		s.alive.Close()
+		return nil, err
+	}
+	if err := os.Mkdir(s.staging, dirMode); err != nil {
+		s.alive.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// makeDirs creates a directory and its missing parents such that all of them
+// survive a power cut.
+func makeDirs(dir string) error {
+	fi, err := os.Stat(dir)
+	switch {
+	case err == nil && fi.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("%q is in the way: not a directory", dir)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDirs(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
+
+// opener returns a name for a staging directory that nobody has used before.
+// The process id is there for whoever looks into the directory by hand.
+func opener() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return fmt.Sprintf("%d-%s", os.Getpid(), hex.EncodeToString(b[:]))
+}
+
+// sweep removes what dead openers left in the staging directory. What it
+// cannot remove costs space and nothing else, so that is not an error.
+func sweep(staging string) {
+	entries, err := os.ReadDir(staging)
+	if err != nil {
+		return
+	}
+	locked := make(map[string]bool) // the openers that have a lock file
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), lockSuffix); ok {
+			locked[name] = true
+			sweepOpener(filepath.Join(staging, name))
+		}
+	}
+	for _, e := range entries {
+		path := filepath.Join(staging, e.Name())
+		if strings.HasSuffix(e.Name(), lockSuffix) || locked[e.Name()] || !abandoned(path) {
+			continue
+		}
+		os.RemoveAll(path)
+	}
+}
+
+// sweepOpener removes an opener's staging directory, then its lock file, if
+// the opener is dead.
+func sweepOpener(path string) {
+	f, err := os.OpenFile(path+lockSuffix, os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	switch err := tryLock(f); {
+	case err == nil:
+	case errors.Is(err, errNoLocks) && abandoned(path) && abandoned(path+lockSuffix):
+	default:
+		return
+	}
+	if os.RemoveAll(path) != nil {
+		return
+	}
+	unlock(f)
+	f.Close() // before the removal: Windows does not remove open files
+	os.Remove(path + lockSuffix)
+}
+
+// abandoned reports whether nothing at path or directly in it has changed for
+// so long that nobody can be working on it. What is not there is abandoned.
+func abandoned(path string) bool {
+	limit := time.Now().Add(-abandonedAfter)
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if !fi.ModTime().Before(limit) {
+		return false
+	}
+	if !fi.IsDir() {
+		return true
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && !fi.ModTime().Before(limit) {
+			return false
+		}
+	}
+	return true
+}
+
+func shardName(shard byte) string { return hex.EncodeToString([]byte{shard}) }
+
+func (s *folder) path(d Digest) string {
+	return filepath.Join(s.blobs, shardName(d[0]), d.String())
+}
+
+// usable reports why nothing can be asked of the store, if so.
+func (s *folder) usable(ctx context.Context) error {
+	if s.closed.Load() {
+		return fmt.Errorf("blob store in %q: %w", s.dir, fs.ErrClosed)
+	}
+	return ctx.Err()
+}
+
+// absent explains that a blob's file is not there. When the whole store is
+// gone (a volume not mounted, a directory removed) the blob is not known to be
+// absent, and saying ErrNotFound would have its checkpoints taken for damaged.
+func (s *folder) absent(op string, d Digest) error {
+	if _, err := os.Stat(s.blobs); err != nil {
+		return fmt.Errorf("%s blob %s: %w", op, d, err)
+	}
+	return fmt.Errorf("%s blob %s: %w", op, d, ErrNotFound)
+}
+
+func (s *folder) Create(ctx context.Context) (Writer, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(s.staging, "blob-*")
+	if errors.Is(err, fs.ErrNotExist) {
+		// Our directory was cleaned away. Mkdir rather than MkdirAll: if the
+		// store itself is gone, it must not spring up anew on whatever is
+		// below its mount point.
+		if err = os.Mkdir(s.staging, dirMode); err == nil || errors.Is(err, fs.ErrExist) {
+			f, err = os.CreateTemp(s.staging, "blob-*")
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("stage blob: %w", err)
+	}
+	return &folderWriter{store: s, f: f, hash: sha256.New()}, nil
+}
+
+type folderWriter struct {
+	store *folder
+	f     *os.File // nil once committed or aborted
+	hash  hash.Hash
+	size  int64
+	err   error // what a Write met; such a blob must not be committed
+}
+
+func (w *folderWriter) Write(p []byte) (int, error) {
+	if w.f == nil {
+		return 0, fmt.Errorf("stage blob: %w", fs.ErrClosed)
+	}
+	n, err := w.f.Write(p)
+	w.hash.Write(p[:n])
+	w.size += int64(n)
+	if err != nil {
+		w.err = fmt.Errorf("stage blob: %w", err)
+	}
+	return n, w.err
+}
+
+// Commit also drops the staged bytes when it fails.
+func (w *folderWriter) Commit(ctx context.Context) (Info, error) {
+	if w.f == nil {
+		return Info{}, fmt.Errorf("commit blob: %w", fs.ErrClosed)
+	}
+	defer w.Abort()
+	if w.err != nil {
+		return Info{}, w.err
+	}
+	if err := w.store.usable(ctx); err != nil {
+		return Info{}, err
+	}
+	d := Digest(w.hash.Sum(nil))
+	info, err := w.commit(ctx, d)
+	if err != nil {
+		return Info{}, fmt.Errorf("commit blob %s: %w", d, err)
+	}
+	return info, nil
+}
+
+func (w *folderWriter) commit(ctx context.Context, d Digest) (Info, error) {
+	if err := w.f.Sync(); err != nil {
+		return Info{}, err
+	}
+	if err := w.f.Close(); err != nil {
+		return Info{}, err
+	}
+	return w.store.adopt(ctx, w.f.Name(), d, w.size)
+}
+
+func (w *folderWriter) Abort() error {
+	if w.f == nil {
+		return nil
+	}
+	f := w.f
+	w.f = nil
+	f.Close() // after a commit it is closed already, which is fine
+	// A committed file was renamed away, unless the blob was there before.
+	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("drop staged blob: %w", err)
+	}
+	return nil
+}
+
+// adopt makes a staged, flushed file the blob d, unless the blob is there. The
+// staged file may be left behind.
+func (s *folder) adopt(ctx context.Context, staged string, d Digest, size int64) (Info, error) {
+	release, err := s.locks.lock(ctx, d[0])
+	if err != nil {
+		return Info{}, err
+	}
+	defer release()
+
+	path := s.path(d)
+	shard := filepath.Dir(path)
+	if !s.durable[d[0]].Load() {
+		if err := s.makeShard(shard); err != nil {
+			return Info{}, err
+		}
+		s.durable[d[0]].Store(true)
+	}
+
+	fi, err := os.Lstat(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Info{}, err
+	}
+	// A file of another size is a damaged blob, and here is the cure. One
+	// whose time we may not set belongs to another user; ours replaces it.
+	there := err == nil && fi.Mode().IsRegular() && fi.Size() == size && touch(path) == nil
+	if !there {
+		err := os.Rename(staged, path)
+		if errors.Is(err, fs.ErrNotExist) { // somebody tidied the directory away
+			if err := s.makeShard(shard); err != nil {
+				return Info{}, err
+			}
+			err = os.Rename(staged, path)
+		}
+		if err != nil {
+			return Info{}, err
+		}
+	}
+	// Even if the blob was there: whoever put it there may not have come this
+	// far, and our caller is promised that it survives.
+	if err := syncDir(shard); err != nil {
+		return Info{}, err
+	}
+	// Last, so that the time is as close to our return as can be.
+	if err := touch(path); err != nil {
+		return Info{}, err
+	}
+	fi, err = os.Lstat(path)
+	if err != nil {
+		return Info{}, err
+	}
+	return Info{Digest: d, Size: size, ModTime: fi.ModTime()}, nil
+}
+
+// makeShard sees to it that a shard's directory is there and stays.
+func (s *folder) makeShard(shard string) error {
+	if err := os.Mkdir(shard, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(s.blobs)
+}
+
+func touch(path string) error {
+	now := time.Now()
+	return os.Chtimes(path, now, now)
+}
+
+func (s *folder) OpenRange(ctx context.Context, d Digest, offset, length int64) (io.ReadCloser, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, s.absent("read", d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read blob %s: %w", d, err)
+	}
+	r, err := newFileRange(ctx, f, d, offset, length)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (s *folder) Stat(ctx context.Context, d Digest) (Info, error) {
+	if err := s.usable(ctx); err != nil {
+		return Info{}, err
+	}
+	fi, err := os.Lstat(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Info{}, s.absent("stat", d)
+	}
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("stat blob %s: %w", d, err)
+	}
+	return Info{Digest: d, Size: fi.Size(), ModTime: fi.ModTime()}, nil
+}
+
+var errNotRegular = errors.New("its file is not a regular file")
+
+func (s *folder) All(ctx context.Context) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := s.usable(ctx); err != nil {
+			yield(Info{}, err)
+			return
+		}
+		if _, err := os.Stat(s.blobs); err != nil {
+			yield(Info{}, fmt.Errorf("list blobs: %w", err))
+			return
+		}
+		for shard := range 256 {
+			more, err := s.allOf(ctx, byte(shard), yield)
+			if err != nil {
+				yield(Info{}, fmt.Errorf("list blobs: %w", err))
+				return
+			}
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+// allOf yields the blobs of one shard, and reports whether more are wanted. It
+// reads the directory in pieces: a shard may hold any number of blobs.
+func (s *folder) allOf(ctx context.Context, shard byte, yield func(Info, error) bool) (more bool, err error) {
+	dir, err := os.Open(filepath.Join(s.blobs, shardName(shard)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		entries, err := dir.ReadDir(512)
+		if err == io.EOF {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, e := range entries {
+			d, err := ParseDigest(e.Name())
+			if err != nil || d[0] != shard || d.String() != e.Name() || !e.Type().IsRegular() {
+				continue // not ours
+			}
+			fi, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // deleted meanwhile
+			}
+			if err != nil {
+				return false, err
+			}
+			if !yield(Info{Digest: d, Size: fi.Size(), ModTime: fi.ModTime()}, nil) {
+				return false, nil
+			}
+		}
+	}
+}
+
+// Delete does not flush the directory: a removal undone by a power cut leaves
+// an unreferenced blob, which the next collection finds again.
+func (s *folder) Delete(ctx context.Context, d Digest, before time.Time) (bool, error) {
+	if err := s.usable(ctx); err != nil {
+		return false, err
+	}
+	deleted, err := s.delete(ctx, d, before)
+	if err != nil {
+		return false, fmt.Errorf("delete blob %s: %w", d, err)
+	}
+	return deleted, nil
+}
+
+func (s *folder) delete(ctx context.Context, d Digest, before time.Time) (bool, error) {
+	release, err := s.locks.lock(ctx, d[0])
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	path := s.path(d)
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err := os.Stat(s.blobs)
+		return false, err
+	}
+	if err != nil {
+		return false, err
+	}
+	if !fi.ModTime().Before(before) {
+		return false, nil
+	}
+	if err := os.Remove(path); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// Check writes, flushes and removes a byte.
+func (s *folder) Check(ctx context.Context) error {
+	w, err := s.Create(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	if _, err := w.Write([]byte{0}); err != nil {
+		return err
+	}
+	if err := w.(*folderWriter).f.Sync(); err != nil {
+		return fmt.Errorf("stage blob: %w", err)
+	}
+	if _, err := os.Stat(s.blobs); err != nil {
+		return fmt.Errorf("blob store in %q: %w", s.dir, err)
+	}
+	return w.Abort()
+}
+
+// Close gives up what is staged. Readers that are open stay usable.
+func (s *folder) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	err := os.RemoveAll(s.staging)
+	unlock(s.alive)
+	s.alive.Close()
+	if err == nil {
+		err = os.Remove(s.alive.Name())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("close blob store in %q: %w", s.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tinkex/tinkex"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "run",
+		Aliases: []string{"runs"},
+		Short:   "List and inspect training runs",
+		Long:    "List and inspect training runs.\n" + exitStatusHelp,
+	}
+	var limit, offset int
+	list := &cobra.Command{
+		Use: "list", Short: "List training runs, newest first", Args: cobra.NoArgs,
+		Long: `List your training runs, newest first.
+
+With -f json the answer is {"training_runs": [...], "total_count": N}.
+` + exitStatusHelp,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 0 || offset < 0 {
+				return usagef("--limit and --offset may not be negative; --limit 0 is all")
+			}
+			return a.runList(cmd.Context(), limit, offset)
+		},
+	}
+	list.Flags().IntVar(&limit, "limit", 20, "how many to show; 0 is all")
+	list.Flags().IntVar(&offset, "offset", 0, "how many to skip")
+	info := &cobra.Command{
+		Use: "info ID|PATH", Short: "Show a training run, by its id or a checkpoint's path", Args: cobra.ExactArgs(1),
+		Long: "Show a training run, named by its id or by the path of one of its checkpoints.\n" + exitStatusHelp,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runInfo(cmd.Context(), args[0]) },
+	}
+	cmd.AddCommand(list, info)
+	return cmd
+}
+
+func (a *app) runList(ctx context.Context, limit, offset int) error {
+	client, err := a.rest()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	runs, total := []tinkex.TrainingRun{}, 0
+	if limit > 0 {
+		page, err := client.ListTrainingRuns(ctx, tinkex.ListRunsOptions{Limit: limit, Offset: offset})
+		if err != nil {
+			return err
+		}
+		runs, total = append(runs, page.TrainingRuns...), page.Cursor.TotalCount
+	} else {
+		for r, err := range client.AllTrainingRuns(ctx, tinkex.PageOptions{}) {
+			if err != nil {
+				return err
+			}
+			if total++; total > offset {
+				runs = append(runs, r)
+			}
+		}
+	}
+	if a.format == "json" {
+		return a.printJSON(struct {
+			TrainingRuns []tinkex.TrainingRun `json:"training_runs"`
+			TotalCount   int                  `json:"total_count"`
+		}{runs, total})
+	}
+	if len(runs) == 0 {
+		a.say("No training runs.")
+		return nil
+	}
+	t := a.table("Base model", "LoRA", "Last request", "Last checkpoint", "Status", "Run")
+	for _, r := range runs {
+		last := "-"
+		if r.LastCheckpoint != nil {
+			last = strings.TrimPrefix(r.LastCheckpoint.CheckpointID, "weights/")
+		}
+		t.row(r.BaseModel, rankOf(r), ago(r.LastRequestTime), last, statusOf(r), r.TrainingRunID)
+	}
+	if err := t.render(); err != nil {
+		return err
+	}
+	if offset+len(runs) < total {
+		a.say("%d of %d; --limit 0 shows all.", len(runs), total)
+	}
+	return nil
+}
+
+func rankOf(r tinkex.TrainingRun) string {
+	switch {
+	case !r.IsLoRA:
+		return "no"
+	case r.LoRARank == nil:
+		return "yes"
+	}
+	return fmt.Sprintf("rank %d", *r.LoRARank)
+}
+
+func statusOf(r tinkex.TrainingRun) string {
+	if r.Corrupted {
+		return "lost steps"
+	}
+	return "ok"
+}
+
+func (a *app) runInfo(ctx context.Context, id string) error {
+	client, err := a.rest()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if strings.HasPrefix(id, tinkex.Scheme) {
+		path, err := tinkex.ParseTinkerPath(id)
+		if err != nil {
+			return err
+		}
+		id = path.RunID
+	}
+	r, err := client.GetTrainingRun(ctx, id)
+	if err != nil {
+		return err
+	}
+	if a.format == "json" {
+		return a.printJSON(r)
+	}
+	rows := []string{
+		"Run", r.TrainingRunID,
+		"Base model", r.BaseModel,
+		"Owner", r.ModelOwner,
+		"LoRA", rankOf(r),
+		"Last request", exactTime(r.LastRequestTime),
+		"Status", statusOf(r),
+	}
+	if r.Corrupted {
+		rows[len(rows)-1] = "steps were lost that no checkpoint holds; resume from the last one"
+	}
+	for _, c := range []struct {
+		name string
+		c    *tinkex.Checkpoint
+	}{{"Last checkpoint", r.LastCheckpoint}, {"Last sampler checkpoint", r.LastSamplerCheckpoint}} {
+		if c.c != nil {
+			rows = append(rows, c.name, fmt.Sprintf("%s (%s, %s)", c.c.TinkerPath, sizeOf(c.c.SizeBytes), ago(c.c.Time)))
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.UserMetadata)) {
+		rows = append(rows, "Metadata "+k, r.UserMetadata[k])
+	}
+	return a.properties(rows...)
+}

@@ -1,0 +1,410 @@
+package metastoretest
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tinkex/tinkex/internal/metastore"
+)
+
+// spread makes a few owners with a few runs each.
+func (f fixture) spread() (runs []metastore.Run) {
+	for _, owner := range []string{"alice", "bob"} {
+		for i := range 3 {
+			session := fmt.Sprintf("%s%d", owner, i)
+			f.session(session, owner)
+			f.run(session+":train:0", owner)
+			runs = append(runs, value(f.Run(f.ctx, session+":train:0"))(f))
+		}
+	}
+	return runs
+}
+
+func testCheckpointLists(t *testing.T, f fixture) {
+	f.spread()
+	for i, c := range []metastore.Checkpoint{
+		{RunID: "alice0", Kind: training, Name: "a", CreatedAt: after(1)},
+		{RunID: "alice0", Kind: sampler, Name: "b", CreatedAt: after(3)},
+		{RunID: "alice1", Kind: training, Name: "c", CreatedAt: after(2)},
+		{RunID: "alice1", Kind: training, Name: "d", CreatedAt: after(2)}, // a tie, to be told apart by id
+		{RunID: "alice0", Kind: external, Name: "e", CreatedAt: after(4)},
+		{RunID: "bob0", Kind: training, Name: "f", CreatedAt: after(5)},
+		{RunID: "alice0", Kind: sampler, Name: "unlisted", CreatedAt: after(6)},
+		{RunID: "alice0", Kind: sampler, Name: "expired", CreatedAt: after(7), ExpiresAt: ptr(after(50))},
+		{RunID: "bob1", Kind: sampler, Name: "g", CreatedAt: after(8), ExpiresAt: ptr(after(51))},
+	} {
+		c.RunID += ":train:0"
+		c.Owner = c.RunID[:len(c.RunID)-len("0:train:0")]
+		c.Listed = c.Name != "unlisted"
+		c.Files = []metastore.File{file("f", int64(i), byte(i))}
+		f.commit(c)
+	}
+	now := after(50)
+	tests := []struct {
+		f    metastore.CheckpointFilter
+		want string
+	}{
+		{metastore.CheckpointFilter{}, "g f e b d c a"},
+		{metastore.CheckpointFilter{Kind: training}, "f d c a"},
+		{metastore.CheckpointFilter{Kind: sampler}, "g b"},
+		{metastore.CheckpointFilter{Owner: "alice"}, "e b d c a"},
+		{metastore.CheckpointFilter{Owner: "alice", Kind: training}, "d c a"},
+		{metastore.CheckpointFilter{Owner: "alice", Kind: sampler}, "b"},
+		{metastore.CheckpointFilter{Owner: "alice", Kind: external}, "e"},
+		{metastore.CheckpointFilter{Owner: "bob"}, "g f"},
+		{metastore.CheckpointFilter{Owner: "carol"}, ""},
+		{metastore.CheckpointFilter{RunID: "alice0:train:0"}, "e b a"},
+		{metastore.CheckpointFilter{RunID: "alice0:train:0", Owner: "alice"}, "e b a"},
+		{metastore.CheckpointFilter{RunID: "alice0:train:0", Kind: sampler}, "b"},
+		{metastore.CheckpointFilter{RunID: "alice0:train:0", Kind: sampler, Owner: "alice"}, "b"},
+		{metastore.CheckpointFilter{RunID: "alice0:train:0", Owner: "bob"}, ""},
+		{metastore.CheckpointFilter{RunID: "alice2:train:0"}, ""},
+		{metastore.CheckpointFilter{RunID: "none"}, ""},
+		{metastore.CheckpointFilter{RunID: "none", Owner: "alice"}, ""},
+	}
+	for _, test := range tests {
+		test.f.Now = now
+		page, n, err := f.Checkpoints(f.ctx, test.f, metastore.Page{Limit: 100})
+		f.must(err)
+		if names(page) != test.want || n != len(page) {
+			t.Errorf("%+v selects %s of %d, want %s", test.f, names(page), n, test.want)
+		}
+		for _, c := range page {
+			if c.Files != nil {
+				t.Errorf("%s is listed with its files", c.Name)
+			}
+		}
+	}
+	if _, _, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, metastore.Page{}); err == nil {
+		t.Error("there is a list of a kind that there is not")
+	}
+	for run, want := range map[string]string{"alice0:train:0": "e b a", "bob1:train:0": "g", "alice2:train:0": "", "none": ""} {
+		if got := names(value(f.AllRunCheckpoints(f.ctx, run, now))(f)); got != want {
+			t.Errorf("all of run %s are %s, want %s", run, got, want)
+		}
+	}
+}
+
+func testCheckpointExpiry(t *testing.T, f fixture) {
+	run := f.alice()
+	var ids []int64
+	for i := range 6 {
+		c := checkpoint(training, fmt.Sprint(i), after(i))
+		if i%2 == 1 {
+			c.ExpiresAt = ptr(after(100 + i))
+		}
+		ids = append(ids, f.commit(c).ID)
+	}
+	expect := func(now time.Time, want string) {
+		t.Helper()
+		for _, filter := range []metastore.CheckpointFilter{
+			{Now: now}, {Owner: "alice", Now: now}, {RunID: run, Now: now}, {RunID: run, Kind: training, Now: now},
+		} {
+			page, n, err := f.Checkpoints(f.ctx, filter, metastore.Page{Limit: 100})
+			f.must(err)
+			if names(page) != want || n != len(page) {
+				t.Errorf("%+v selects %s of %d, want %s", filter, names(page), n, want)
+			}
+		}
+		if got := names(value(f.AllRunCheckpoints(f.ctx, run, now))(f)); got != want {
+			t.Errorf("all are %s, want %s", got, want)
+		}
+	}
+	// Hidden from the very microsecond, swept or not.
+	expect(after(101).Add(-time.Microsecond), "5 4 3 2 1 0")
+	expect(after(101), "5 4 3 2 0")
+	expect(after(103), "5 4 2 0")
+	expect(after(1000), "4 2 0")
+	// Offsets count only what is there.
+	page, n, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Now: after(103)}, metastore.Page{Limit: 2, Offset: 1})
+	f.must(err)
+	if names(page) != "4 2" || n != 4 {
+		t.Errorf("page is %s of %d, want 4 2 of 4", names(page), n)
+	}
+	// The expiry may change, even of one that has expired.
+	f.must(f.SetExpiry(f.ctx, ids[1], ptr(after(2000))))
+	f.must(f.SetExpiry(f.ctx, ids[3], nil))
+	f.must(f.SetExpiry(f.ctx, ids[4], ptr(after(1000))))
+	expect(after(1000), "3 2 1 0")
+	// Sweeping changes nothing that can be seen.
+	same(t, "swept", value(f.DeleteExpired(f.ctx, after(1000), t0, 100))(f), 2)
+	expect(after(1000), "3 2 1 0")
+}
+
+func testCheckpointPaging(t *testing.T, f fixture) {
+	run := f.alice()
+	const n = 57
+	var want []string
+	for i := range n {
+		kind := training
+		if i%3 == 0 {
+			kind = sampler
+		}
+		// Not in the order of time, and several at a time.
+		name := fmt.Sprintf("%02d", i)
+		f.commit(checkpoint(kind, name, after((i*7)%20)))
+		want = append(want, name)
+	}
+	slices.SortFunc(want, func(a, b string) int {
+		return -cmp.Or(cmp.Compare(number(a)*7%20, number(b)*7%20), cmp.Compare(a, b))
+	})
+	for _, size := range []int{1, 2, 10, 56, 57, 58} {
+		for _, filter := range []metastore.CheckpointFilter{{Now: t0}, {Owner: "alice", Now: t0}, {RunID: run, Now: t0}} {
+			var got []string
+			for offset := 0; ; offset += size {
+				page, total, err := f.Checkpoints(f.ctx, filter, metastore.Page{Limit: size, Offset: offset})
+				f.must(err)
+				same(t, "total", total, n)
+				if len(page) == 0 {
+					break
+				}
+				for _, c := range page {
+					got = append(got, c.Name)
+				}
+			}
+			same(t, fmt.Sprintf("%+v in pages of %d", filter, size), got, want)
+		}
+	}
+	for _, page := range []metastore.Page{{Limit: 0}, {Limit: -3, Offset: -3}, {Limit: 5, Offset: n}, {Limit: 5, Offset: 1 << 40}} {
+		got, total, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Now: t0}, page)
+		f.must(err)
+		if len(got) != 0 || total != n {
+			t.Errorf("page %+v has %d of %d, want none of %d", page, len(got), total, n)
+		}
+	}
+	// While somebody pages, what is new shifts the rest and loses nothing.
+	first, _, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Now: t0}, metastore.Page{Limit: 10})
+	f.must(err)
+	f.commit(checkpoint(training, "new", after(99)))
+	second, total, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Now: t0}, metastore.Page{Limit: 10, Offset: 10})
+	f.must(err)
+	same(t, "total", total, n+1)
+	same(t, "first of the second page", second[0].ID, first[9].ID)
+}
+
+// testCheckpointListsModel compares lists with the obvious way of making them,
+// through a few hundred changes of every sort.
+func testCheckpointListsModel(t *testing.T, f fixture) {
+	const seed = 20260203
+	random := rand.New(rand.NewPCG(seed, seed))
+	runs := f.spread()
+	kinds := []metastore.Kind{training, sampler, sampler, external}
+	var (
+		model []metastore.Checkpoint
+		now   = t0
+	)
+	expired := func(c metastore.Checkpoint) bool { return c.ExpiresAt != nil && !c.ExpiresAt.After(now) }
+	expiry := func() *time.Time {
+		if random.IntN(3) > 0 {
+			return nil
+		}
+		return ptr(now.Add(time.Duration(random.IntN(60)) * time.Second))
+	}
+	for step := range 400 {
+		now = now.Add(time.Duration(random.IntN(2000)) * time.Millisecond)
+		switch op := random.IntN(10); {
+		case op < 6 || len(model) == 0:
+			run := runs[random.IntN(len(runs))]
+			c := metastore.Checkpoint{
+				RunID: run.ID, Owner: run.Owner, Kind: kinds[random.IntN(len(kinds))], Name: fmt.Sprint(random.IntN(60)),
+				Listed: random.IntN(6) > 0, ExpiresAt: expiry(),
+				// Most are new, some have an older date.
+				CreatedAt: now.Add(-time.Duration(max(0, random.IntN(40)-30)) * time.Minute),
+			}
+			same := func(o metastore.Checkpoint) bool { return o.RunID == c.RunID && o.Kind == c.Kind && o.Name == c.Name }
+			c, err := f.CommitCheckpoint(f.ctx, c, true, nil)
+			f.must(err)
+			model = append(slices.DeleteFunc(model, same), c)
+		case op == 6:
+			i := random.IntN(len(model))
+			f.must(f.DeleteCheckpoint(f.ctx, model[i].ID))
+			model = slices.Delete(model, i, i+1)
+		case op == 7:
+			i := random.IntN(len(model))
+			model[i].ExpiresAt = expiry()
+			f.must(f.SetExpiry(f.ctx, model[i].ID, model[i].ExpiresAt))
+		case op == 8 && step%20 == 0:
+			n, err := f.DeleteExpired(f.ctx, now, t0, 1000)
+			f.must(err)
+			before := len(model)
+			model = slices.DeleteFunc(model, expired)
+			if n != before-len(model) {
+				t.Fatalf("step %d: %d swept, want %d", step, n, before-len(model))
+			}
+		}
+		filter := metastore.CheckpointFilter{Now: now}
+		if random.IntN(2) == 0 {
+			filter.Owner = runs[random.IntN(len(runs))].Owner
+		}
+		if random.IntN(3) == 0 {
+			filter.RunID = runs[random.IntN(len(runs))].ID
+		}
+		if random.IntN(3) == 0 {
+			filter.Kind = kinds[random.IntN(len(kinds))]
+		}
+		var want []int64
+		slices.SortFunc(model, func(a, b metastore.Checkpoint) int {
+			return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+		})
+		for _, c := range model {
+			if c.Listed && !expired(c) && (filter.Owner == "" || filter.Owner == c.Owner) &&
+				(filter.RunID == "" || filter.RunID == c.RunID) && (filter.Kind == "" || filter.Kind == c.Kind) {
+				want = append(want, c.ID)
+			}
+		}
+		page := metastore.Page{Limit: random.IntN(20), Offset: random.IntN(len(want) + 3)}
+		got, total, err := f.Checkpoints(f.ctx, filter, page)
+		f.must(err)
+		end := min(page.Offset+page.Limit, len(want))
+		ids := []int64{}
+		for _, c := range got {
+			ids = append(ids, c.ID)
+		}
+		if total != len(want) || !slices.Equal(ids, want[min(page.Offset, end):end]) {
+			t.Fatalf("step %d: %+v, %+v: %v of %d, want %v of %d",
+				step, filter, page, ids, total, want[min(page.Offset, end):end], len(want))
+		}
+	}
+}
+
+func testLatestCheckpoints(t *testing.T, f fixture) {
+	runs := f.spread()
+	for i, c := range []metastore.Checkpoint{
+		{RunID: "alice0", Kind: training, Name: "old", CreatedAt: after(1)},
+		{RunID: "alice0", Kind: training, Name: "new", CreatedAt: after(3)},
+		{RunID: "alice0", Kind: training, Name: "late but older", CreatedAt: after(2)},
+		{RunID: "alice0", Kind: training, Name: "expired", CreatedAt: after(4), ExpiresAt: ptr(after(50))},
+		{RunID: "alice0", Kind: sampler, Name: "tie", CreatedAt: after(1)},
+		{RunID: "alice0", Kind: sampler, Name: "tied", CreatedAt: after(1)},
+		{RunID: "alice0", Kind: sampler, Name: "unlisted", CreatedAt: after(9)},
+		{RunID: "alice0", Kind: external, Name: "external", CreatedAt: after(9)},
+		{RunID: "alice1", Kind: sampler, Name: "only", CreatedAt: after(1), ExpiresAt: ptr(after(51))},
+		{RunID: "bob0", Kind: training, Name: "bob's", CreatedAt: after(1)},
+		{RunID: "bob1", Kind: training, Name: "unlisted", CreatedAt: after(1)},
+	} {
+		c.RunID += ":train:0"
+		c.Owner = c.RunID[:len(c.RunID)-len("0:train:0")]
+		c.Listed = c.Name != "unlisted"
+		c.Files = []metastore.File{file("f", int64(i), byte(i))}
+		f.commit(c)
+	}
+	var ids []string
+	for _, r := range runs {
+		if r.ID != "bob0:train:0" {
+			ids = append(ids, r.ID)
+		}
+	}
+	ids = append(ids, "none", ids[0])
+	for i := range 1200 { // more than fit into one query
+		ids = append(ids, fmt.Sprint("none", i))
+	}
+	got := map[string]string{}
+	for run, kinds := range value(f.LatestCheckpoints(f.ctx, ids, after(50)))(f) {
+		for kind, c := range kinds {
+			got[fmt.Sprint(run, "/", kind)] = c.Name
+			if c.RunID != run || c.Kind != kind || c.SizeBytes == 0 || c.Files != nil {
+				t.Errorf("the latest %s of %s is %+v", kind, run, c)
+			}
+		}
+	}
+	same(t, "latest", got, map[string]string{
+		"alice0:train:0/weights":         "new",
+		"alice0:train:0/sampler_weights": "tied",
+		"alice1:train:0/sampler_weights": "only",
+	})
+	same(t, "latest of none", len(value(f.LatestCheckpoints(f.ctx, nil, t0))(f)), 0)
+}
+
+func testDeleteExpired(t *testing.T, f fixture) {
+	run := f.alice()
+	for i := range 10 {
+		c := checkpoint(training, fmt.Sprint(i), after(i))
+		c.Listed = i%3 > 0
+		if i < 8 {
+			c.ExpiresAt = ptr(after(100 - i)) // the last first
+		}
+		f.commit(c)
+	}
+	for _, step := range []struct {
+		now, limit, want int
+		left             string
+	}{
+		{92, 100, 0, "8 7 5 4 2 1"},
+		{93, 0, 0, "8 7 5 4 2 1"},
+		{93, -1, 0, "8 7 5 4 2 1"},
+		{93, 100, 1, "8 5 4 2 1"}, // at the moment it expires
+		{97, 2, 2, "8 4 2 1"},     // the longest expired first
+		{97, 100, 2, "8 2 1"},
+		{1000, 100, 3, "8"},
+		{1000, 100, 0, "8"},
+	} {
+		n := value(f.DeleteExpired(f.ctx, after(step.now), t0, step.limit))(f)
+		page, total, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{RunID: run, Now: t0}, metastore.Page{Limit: 100})
+		f.must(err)
+		if n != step.want || names(page) != step.left || total != len(page) {
+			t.Errorf("%+v: %d went, left are %s of %d", step, n, names(page), total)
+		}
+	}
+	value(f.Checkpoint(f.ctx, run, training, "9"))(f)
+}
+
+func testDeleteIdle(t *testing.T, f fixture) {
+	// Sessions by what became of them, with their last heartbeats.
+	for id, beat := range map[string]int{"live": 100, "silent": 10, "finished": 100, "finishing": 100} {
+		f.must(f.CreateSession(f.ctx, metastore.Session{ID: id, Owner: "alice", CreatedAt: t0, LastHeartbeat: after(beat)}))
+		f.run(id+":train:0", "alice")
+	}
+	f.must(f.FinishSession(f.ctx, "finished", after(20), "success", ""))
+	f.must(f.FinishSession(f.ctx, "finishing", after(50), "success", ""))
+	f.must(f.CreateRun(f.ctx, metastore.Run{ID: "sessionless", Owner: "alice"}))
+	save := func(run string) {
+		for _, listed := range []bool{true, false} {
+			for i := range 3 {
+				c := checkpoint(sampler, fmt.Sprintf("%t%d", listed, i), after(i))
+				c.RunID, c.Listed = run, listed
+				f.commit(c)
+			}
+		}
+	}
+	for _, run := range []string{"live:train:0", "silent:train:0", "finished:train:0", "finishing:train:0", "sessionless"} {
+		save(run)
+	}
+	for i, step := range []struct{ idle, limit, want int }{
+		{10, 100, 0}, // before, not at
+		{11, 2, 2},
+		{11, 100, 1}, // silent
+		{50, 100, 3}, // finished
+		{51, 0, 0},
+		{51, 100, 3}, // finishing
+		{100, 100, 0},
+	} {
+		if n := value(f.DeleteExpired(f.ctx, t0, after(step.idle), step.limit))(f); n != step.want {
+			t.Errorf("step %d: %d went, want %d", i, n, step.want)
+		}
+	}
+	for run, left := range map[string]bool{
+		"live:train:0": true, "silent:train:0": false, "finished:train:0": false, "finishing:train:0": false, "sessionless": true,
+	} {
+		_, err := f.Checkpoint(f.ctx, run, sampler, "false0")
+		if (err == nil) != left {
+			t.Errorf("unlisted checkpoint of %s: %v, want it there: %t", run, err, left)
+		}
+		_, n, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{RunID: run, Now: t0}, metastore.Page{})
+		f.must(err)
+		same(t, "listed checkpoints of "+run, n, 3)
+	}
+	// Both sorts go at once, each up to the limit, and none counts twice.
+	c := checkpoint(sampler, "both", t0)
+	c.RunID, c.Listed, c.ExpiresAt = "silent:train:0", false, ptr(t0)
+	f.commit(c)
+	for _, name := range []string{"u1", "u2"} {
+		c.Name, c.ExpiresAt = name, nil
+		f.commit(c)
+	}
+	same(t, "swept", value(f.DeleteExpired(f.ctx, t0, after(100), 1))(f), 2)
+	same(t, "swept", value(f.DeleteExpired(f.ctx, t0, after(100), 1))(f), 1)
+}

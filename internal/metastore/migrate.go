@@ -1,0 +1,101 @@
+package metastore
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// versionTable holds which migrations were applied.
+const versionTable = "schema_versions"
+
+// migrate brings the schema up to date. It is quick when there is nothing to
+// do, and any number of processes may do it at the same time.
+func (s *store) migrate(ctx context.Context, with goose.Dialect) error {
+	dir, err := fs.Sub(migrations, path.Join("migrations", s.dialect.name))
+	if err != nil {
+		return err
+	}
+	target, err := newest(dir)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for n := 1; ; n++ {
+		version, err := s.version(ctx)
+		switch {
+		case err != nil:
+			return err
+		case version > target:
+			return fmt.Errorf("the schema is at version %d, newer than the %d this program knows: use a newer tinkex, "+
+				"or restore a copy made before the upgrade", version, target)
+		case version == target:
+			return nil
+		case n > attempts:
+			return failed
+		}
+		if failed = s.apply(ctx, with, dir); failed == nil {
+			continue
+		}
+		// A migration is one transaction. Another process may have been
+		// faster with it, which shows when the version is read again.
+		select {
+		case <-time.After(time.Duration(n) * 20 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), failed)
+		}
+	}
+}
+
+func (s *store) apply(ctx context.Context, with goose.Dialect, dir fs.FS) error {
+	p, err := goose.NewProvider(with, s.w, dir,
+		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// version is that of the database's schema, 0 if it has none yet.
+func (s *store) version(ctx context.Context) (v int64, err error) {
+	q := queries{s.w, s.dialect}
+	var has int
+	err = q.row(ctx, s.dialect.hasTable, versionTable).Scan(&has)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	if err == nil {
+		err = q.row(ctx, `SELECT COALESCE(MAX(version_id), 0) FROM `+versionTable).Scan(&v)
+	}
+	return v, err
+}
+
+// newest is the version the embedded migrations lead to.
+func newest(dir fs.FS) (v int64, err error) {
+	files, err := fs.ReadDir(dir, ".")
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		number, _, _ := strings.Cut(f.Name(), "_")
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("migration %s: %w", f.Name(), err)
+		}
+		v = max(v, n)
+	}
+	return v, nil
+}

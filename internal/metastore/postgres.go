@@ -1,0 +1,66 @@
+package metastore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+)
+
+// connections is how many connections a server has to PostgreSQL at most.
+const connections = 16
+
+// OpenPostgres opens the metadata in a PostgreSQL database, given as a URL or
+// as keywords and values (https://www.postgresql.org/docs/current/libpq-connect.html).
+// Any number of processes may use the same database.
+func OpenPostgres(ctx context.Context, dsn string) (Store, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open metadata in PostgreSQL: %w", err)
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "tinkex"
+	}
+	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	s := &store{
+		dialect: dialect{
+			name:     "postgres",
+			numbered: true,
+			again:    conflict,
+			hasTable: `SELECT 1 WHERE to_regclass(?) IS NOT NULL`,
+		},
+		// Without the credentials.
+		where:     fmt.Sprintf("%s of %s", config.Database, net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))),
+		w:         db,
+		r:         db,
+		blockSize: blockSize,
+		check:     func() error { return nil },
+	}
+	if err := s.migrate(ctx, goose.DialectPostgres); err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("open metadata in %s: %w", s.where, err)
+	}
+	return s, nil
+}
+
+// conflict: the transaction was chosen to give way to another one.
+func conflict(err error) bool {
+	const serializationFailure, deadlockDetected = "40001", "40P01"
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == serializationFailure || pg.Code == deadlockDetected)
+}
+
+var _ Store = (*store)(nil)
+
+var _ executor = (*sql.DB)(nil)
