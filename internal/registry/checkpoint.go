@@ -33,8 +33,6 @@ func parseRef(path string) (Ref, bool) {
 	return Ref{RunID: parts[0], Kind: metastore.Kind(parts[1]), Name: parts[2]}, true
 }
 
-func refOf(c metastore.Checkpoint) Ref { return Ref{RunID: c.RunID, Kind: c.Kind, Name: c.Name} }
-
 func (r *Registry) expired(c metastore.Checkpoint) bool {
 	return c.ExpiresAt != nil && !c.ExpiresAt.After(r.now())
 }

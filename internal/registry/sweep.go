@@ -7,8 +7,8 @@ import (
 
 // The sweeper looks at least and at most this often.
 const (
-	sweepMax = time.Minute
-	sweepMin = time.Second
+	sweepAtMost = time.Minute
+	sweepAtLeast = time.Second
 	// sweepBatch bounds how much one transaction deletes.
 	sweepBatch = 500
 	// resultTTL is how long results that outlive the server are kept. No
@@ -27,7 +27,7 @@ func (r *Registry) poke() {
 // sweepLoop removes what has expired, soon after it has. Nobody has seen it
 // since the instant it did: every query hides it.
 func (r *Registry) sweepLoop() {
-	timer := time.NewTimer(sweepMin)
+	timer := time.NewTimer(sweepAtLeast)
 	defer timer.Stop()
 	lastGC := r.now()
 	for {
@@ -46,9 +46,9 @@ func (r *Registry) sweepLoop() {
 			}
 		case <-r.wake:
 		}
-		wait := sweepMax
+		wait := sweepAtMost
 		if at, ok, err := r.meta.NextExpiry(r.ctx); err == nil && ok {
-			wait = min(wait, max(at.Sub(r.now()), sweepMin))
+			wait = min(wait, max(at.Sub(r.now()), sweepAtLeast))
 		}
 		timer.Reset(wait)
 	}

@@ -212,7 +212,7 @@ func (c *fileContent) Read(p []byte) (int, error) {
 	}
 	n, err := c.open.Read(p)
 	c.offset += int64(n)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader's contract
+	if err != nil && err != io.EOF {
 		c.err = err
 	}
 	return n, err

@@ -22,6 +22,7 @@ type Page struct {
 
 func (p Page) page() metastore.Page { return metastore.Page{Limit: p.Limit, Offset: p.Offset} }
 
+// SessionPath is how REST paths address a session.
 type SessionPath struct {
 	Session     string `path:"session"`
 	AccessScope string `query:"access_scope" enum:"owned,accessible" default:"owned"`
