@@ -168,9 +168,13 @@ func (a *app) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
+// retries is how often a command repeats a request that failed for a transient
+// reason: a few seconds, for somebody is waiting.
+const retries = 3
+
 // options configures the SDK from the global flags and the environment.
 func (a *app) options() tinkex.Options {
-	return tinkex.Options{APIKey: a.apiKey, BaseURL: a.baseURL, Timeout: a.timeout, Logger: a.logger()}
+	return tinkex.Options{APIKey: a.apiKey, BaseURL: a.baseURL, Timeout: a.timeout, MaxRetries: retries, Logger: a.logger()}
 }
 
 // rest is a client without a session, which is all that managing needs.
