@@ -253,8 +253,12 @@ func (f CheckpointFilter) selected() (condition string, args []any) {
 	if f.Owner == "" && f.RunID == "" {
 		listed = `listed = 1`
 	}
-	return listed + condition + ` AND (expires_at IS NULL OR expires_at > ?)`, append(args, micros(f.Now))
+	return listed + condition + ` AND ` + unexpired, append(args, micros(f.Now))
 }
+
+// unexpired is one expression, because a planner may take the two sides of an
+// OR to an index each, and lose the order of the list.
+const unexpired = `COALESCE(expires_at, 9223372036854775807) > ?`
 
 func (f CheckpointFilter) restricted() (condition string, args []any) {
 	switch {

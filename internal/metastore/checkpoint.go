@@ -195,7 +195,7 @@ func (s *store) LatestCheckpoints(ctx context.Context, runIDs []string, now time
 	const newest = `
 		SELECT (
 			SELECT id FROM checkpoints
-			WHERE run_id = runs.id AND kind = ? AND listed > 0 AND (expires_at IS NULL OR expires_at > ?)
+			WHERE run_id = runs.id AND kind = ? AND listed > 0 AND ` + unexpired + `
 			ORDER BY created_at DESC, id DESC LIMIT 1
 		) FROM runs WHERE id IN `
 	latest := make(map[string]map[Kind]Checkpoint, len(runIDs))

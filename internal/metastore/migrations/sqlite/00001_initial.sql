@@ -85,10 +85,10 @@ CREATE UNIQUE INDEX checkpoints_name ON checkpoints (run_id, kind, name);
 -- checkpoints to be spread evenly would look for them in the list of everything,
 -- and find none for a long time if all of them are old.
 CREATE INDEX checkpoints_list ON checkpoints (created_at, id, kind, expires_at) WHERE listed = 1;
-CREATE INDEX checkpoints_list_owner ON checkpoints (owner, created_at, id, expires_at) WHERE listed > 0;
-CREATE INDEX checkpoints_list_owner_kind ON checkpoints (owner, kind, created_at, id, expires_at) WHERE listed > 0;
-CREATE INDEX checkpoints_list_run ON checkpoints (run_id, created_at, id, expires_at) WHERE listed > 0;
-CREATE INDEX checkpoints_list_run_kind ON checkpoints (run_id, kind, created_at, id, expires_at) WHERE listed > 0;
+CREATE INDEX checkpoints_list_owner ON checkpoints (owner, created_at, id, expires_at, listed) WHERE listed > 0;
+CREATE INDEX checkpoints_list_owner_kind ON checkpoints (owner, kind, created_at, id, expires_at, listed) WHERE listed > 0;
+CREATE INDEX checkpoints_list_run ON checkpoints (run_id, created_at, id, expires_at, listed) WHERE listed > 0;
+CREATE INDEX checkpoints_list_run_kind ON checkpoints (run_id, kind, created_at, id, expires_at, listed) WHERE listed > 0;
 CREATE INDEX checkpoints_expiry ON checkpoints (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX checkpoints_expiry_owner ON checkpoints (owner, expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX checkpoints_unlisted ON checkpoints (id, run_id) WHERE listed = 0;
