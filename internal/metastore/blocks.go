@@ -256,9 +256,8 @@ func (f CheckpointFilter) selected() (condition string, args []any) {
 	return listed + condition + ` AND ` + unexpired, append(args, micros(f.Now))
 }
 
-// unexpired is one expression, because a planner may take the two sides of an
-// OR to an index each, and lose the order of the list.
-const unexpired = `COALESCE(expires_at, 9223372036854775807) > ?`
+// unexpired takes the time it is.
+const unexpired = `(expires_at IS NULL OR expires_at > ?)`
 
 func (f CheckpointFilter) restricted() (condition string, args []any) {
 	switch {

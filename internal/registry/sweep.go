@@ -7,7 +7,7 @@ import (
 
 // The sweeper looks at least and at most this often.
 const (
-	sweepAtMost = time.Minute
+	sweepAtMost  = time.Minute
 	sweepAtLeast = time.Second
 	// sweepBatch bounds how much one transaction deletes.
 	sweepBatch = 500

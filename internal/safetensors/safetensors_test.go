@@ -232,9 +232,13 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 }
 
 func TestWriteErrors(t *testing.T) {
-	for _, n := range []int{0, 8, 200, 300} {
+	var whole bytes.Buffer
+	if err := Write(&whole, sample, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 8, whole.Len() / 2, whole.Len() - 1} {
 		if err := Write(&limitedWriter{n}, sample, nil); !errors.Is(err, io.ErrShortWrite) {
-			t.Errorf("after %d bytes: %v", n, err)
+			t.Errorf("after %d of %d bytes: %v", n, whole.Len(), err)
 		}
 	}
 }

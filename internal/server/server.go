@@ -95,6 +95,8 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		"key": {Type: "apiKey", In: "header", Name: wire.HeaderAPIKey, Description: "An API key (tml-...) or a JWT"},
 	}
 	cfg.Security = []map[string][]string{{"key": {}}}
+	// Stop conditions come in three forms, which their own decoder tells apart.
+	cfg.Components.Schemas.RegisterTypeAlias(typeOf[wire.Stop](), typeOf[any]())
 	api := humago.New(mux, cfg)
 	s.configOps(api)
 	s.authOps(api)
