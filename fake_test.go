@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -430,3 +431,5 @@ func wantError(t *testing.T, err, target error, contains ...string) *Error {
 	}
 	return e
 }
+
+func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }

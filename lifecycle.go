@@ -2,6 +2,7 @@ package tinkex
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -72,7 +73,7 @@ func (l *lifecycle) detach(ctx context.Context) (context.Context, context.Cancel
 
 // interrupted is the error of an operation whose context ended.
 func interrupted(ctx context.Context, op string) *Error {
-	if context.Cause(ctx) == ErrClosed {
+	if errors.Is(context.Cause(ctx), ErrClosed) {
 		return closedError(op)
 	}
 	return &Error{Op: op, Category: CategoryUnknown, Err: ctx.Err()}
