@@ -1,10 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"runtime/debug"
@@ -81,17 +83,37 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 			c.owner = owner
 		}
 		if r.Header.Get("Content-Encoding") == "zstd" {
-			body, err := zstd.NewReader(r.Body, zstd.WithDecoderMaxMemory(maxTrainingBody), zstd.WithDecoderConcurrency(1))
+			body, err := decompress(r.Body)
+			if errors.Is(err, errBodyTooLarge) {
+				writeError(rec, http.StatusRequestEntityTooLarge, err.Error())
+				return
+			}
 			if err != nil {
 				writeError(rec, http.StatusBadRequest, "body: not zstd: "+err.Error())
 				return
 			}
-			defer body.Close()
-			r.Body = io.NopCloser(body)
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			r.ContentLength = int64(len(body))
 			r.Header.Del("Content-Encoding")
 		}
 		next.ServeHTTP(rec, r)
 	})
+}
+
+var errBodyTooLarge = fmt.Errorf("body: decompressed it exceeds %d bytes", maxTrainingBody)
+
+// decompress reads a zstd body, up to the largest that any operation takes.
+func decompress(r io.Reader) ([]byte, error) {
+	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	body, err := io.ReadAll(io.LimitReader(d, maxTrainingBody+1))
+	if err == nil && len(body) > maxTrainingBody {
+		err = errBodyTooLarge
+	}
+	return body, err
 }
 
 // refuse answers a request that was not authenticated.
