@@ -210,6 +210,13 @@ func (f *fakeServer) seen(route string) []recorded {
 	return out
 }
 
+// forget drops the requests seen so far.
+func (f *fakeServer) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.requests = nil
+}
+
 func (f *fakeServer) paths() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -58,6 +58,9 @@ func (l *lifecycle) close(ctx context.Context) (first bool, err error) {
 // first.
 func (l *lifecycle) bind(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	if l.ctx.Err() != nil {
+		cancel(ErrClosed) // at once: AfterFunc would take its time
+	}
 	stop := context.AfterFunc(l.ctx, func() { cancel(ErrClosed) })
 	return ctx, func() {
 		stop()

@@ -90,27 +90,39 @@ type submission struct {
 	err  error
 }
 
+// status is what the server answered in the end, 0 if nothing.
+func (s submission) status() int {
+	var e *Error
+	if errors.As(s.err, &e) {
+		return e.Status
+	}
+	return 0
+}
+
+// atTheDoor reports whether the request was turned away before it could reach
+// the model: for who sent it, for an unpaid bill, or for being one too many.
+func (s submission) atTheDoor() bool {
+	switch s.status() {
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests:
+		return true
+	}
+	return false
+}
+
 // settled reports whether the server has dealt with the number: it took the
 // request, or refused it. A refused request has used up its number, as it has
 // with the official client.
 func (s submission) settled() bool {
-	var e *Error
-	return s.err == nil || errors.As(s.err, &e) && s.sent && !s.unseen() &&
-		e.Status >= 400 && e.Status < 500 && e.Status != http.StatusRequestTimeout
-}
-
-// unseen reports whether the number certainly never reached the model: no
-// connection was made, or the request was turned away at the door.
-func (s submission) unseen() bool {
-	var e *Error
-	if s.err == nil || s.lost || !errors.As(s.err, &e) {
-		return false
-	}
-	switch e.Status {
-	case 0, http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests:
+	if s.err == nil {
 		return true
 	}
-	return !s.sent
+	status := s.status()
+	return s.sent && status >= 400 && status < 500 && status != http.StatusRequestTimeout && !s.atTheDoor()
+}
+
+// unseen reports whether the number certainly never reached the model.
+func (s submission) unseen() bool {
+	return s.err != nil && !s.lost && (!s.sent || s.status() == 0 || s.atTheDoor())
 }
 
 // conclude draws the conclusions of sending the numbers from first on. Those

@@ -1,6 +1,7 @@
 package tinkex
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -13,7 +14,8 @@ func invalid(op, format string, args ...any) *Error {
 
 // withOp says what was being done, if err does not.
 func withOp(op string, err error) error {
-	if e, ok := err.(*Error); ok && e.Op == "" {
+	var e *Error
+	if errors.As(err, &e) && e.Op == "" {
 		copied := *e
 		copied.Op = op
 		return &copied
@@ -158,6 +160,9 @@ func ttlSeconds(ttl time.Duration) (*int64, error) {
 	case ttl == 0:
 		return nil, nil
 	}
-	n := int64((ttl + time.Second - 1) / time.Second)
+	n := int64(ttl / time.Second)
+	if ttl%time.Second > 0 {
+		n++
+	}
 	return &n, nil
 }

@@ -84,7 +84,7 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	if err != nil {
 		w.content.mu.Lock()
 		defer w.content.mu.Unlock()
-		w.content.fail(err)
+		err = w.content.fail(err)
 	}
 	return n, err
 }

@@ -143,7 +143,7 @@ func TestServeSeveralRanges(t *testing.T) {
 	want := whole(t, a)
 	server := httptest.NewServer(serveHandler(t, a))
 	defer server.Close()
-	req, err := http.NewRequest("GET", server.URL, nil)
+	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestServeSeveralRanges(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil || resp.StatusCode != 206 || kind != "multipart/byteranges" {
+	if err != nil || resp.StatusCode != http.StatusPartialContent || kind != "multipart/byteranges" {
 		t.Fatalf("status %d, %s, error %v", resp.StatusCode, kind, err)
 	}
 	body, err := io.ReadAll(resp.Body)
@@ -203,7 +203,7 @@ func TestServeHeaders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec := httptest.NewRecorder()
-			if err := Serve(rec, httptest.NewRequest("HEAD", "/", nil), test.a, test.etag, test.modTime, test.filename); err != nil {
+			if err := Serve(rec, httptest.NewRequest(http.MethodHead, "/", nil), test.a, test.etag, test.modTime, test.filename); err != nil {
 				t.Fatal(err)
 			}
 			for k, want := range map[string]string{"ETag": test.wantTag, "Content-Disposition": test.wantDisp, "Last-Modified": test.wantLM} {
@@ -280,7 +280,7 @@ func TestServeSendfile(t *testing.T) {
 		{"bytes=2000-2999", want[2000:3000], 1000},
 		{"bytes=0-1023", want[:1024], 0},
 	} {
-		req := httptest.NewRequest("GET", "/", nil)
+		req := httptest.NewRequest(http.MethodGet, "/", nil)
 		if test.header != "" {
 			req.Header.Set("Range", test.header)
 		}
@@ -317,7 +317,7 @@ func TestServeBreaksOff(t *testing.T) {
 				server.EnableHTTP2 = http2
 				server.StartTLS()
 				defer server.Close()
-				req, err := http.NewRequest("GET", server.URL, nil)
+				req, err := http.NewRequest(http.MethodGet, server.URL, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -351,7 +351,7 @@ func TestServeClientLeaves(t *testing.T) {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			done <- Serve(w, r, a, "", someTime, "")
 		}))
-		req, err := http.NewRequest("GET", server.URL, nil)
+		req, err := http.NewRequest(http.MethodGet, server.URL, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

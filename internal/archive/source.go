@@ -76,7 +76,7 @@ func newSource(ctx context.Context, r io.Reader) (*source, error) {
 	br := bufio.NewReaderSize(s.input, 64<<10)
 	s.r = br
 	magic, err := br.Peek(6)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF { //nolint:errorlint // a reader ends with io.EOF itself, never with an error around it
 		return nil, s.explain("", err)
 	}
 	if len(magic) == 0 {
@@ -162,7 +162,7 @@ func (s *source) finish(name string) error {
 			return refuse(name, ErrFormat, "something follows the end of the archive")
 		}
 		switch {
-		case err == io.EOF:
+		case err == io.EOF: //nolint:errorlint // as above
 			return nil
 		case errors.Is(err, errOverBudget):
 			return refuse(name, ErrLimit, "more than %d bytes of zeros follow the end of the archive", trailerBudget)

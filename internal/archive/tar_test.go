@@ -290,7 +290,7 @@ func TestNewErrors(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
-			if test.is != nil && !(errors.Is(err, test.is) && errors.Is(err, ErrUnsafe)) {
+			if test.is != nil && (!errors.Is(err, test.is) || !errors.Is(err, ErrUnsafe)) {
 				t.Errorf("%v is not %v", err, test.is)
 			}
 			if !strings.Contains(err.Error(), test.says) {
@@ -379,15 +379,15 @@ func TestTarBadReaders(t *testing.T) {
 					return nil, err
 				}
 				opened++
-				close := closeFunc(func() error { closed++; return nil })
+				closer := closeFunc(func() error { closed++; return nil })
 				if wt, ok := r.(io.WriterTo); ok {
 					return struct {
 						io.Reader
 						io.WriterTo
 						io.Closer
-					}{r, wt, close}, nil
+					}{r, wt, closer}, nil
 				}
-				return readCloser{r, close}, nil
+				return readCloser{r, closer}, nil
 			}
 			a := mustNew(t, []Entry{bytesEntry("before", []byte("x")), e, bytesEntry("behind", []byte("y"))})
 			n, err := a.WriteRange(t.Context(), io.Discard, 0, -1)

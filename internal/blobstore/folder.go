@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 // The layout of a folder store, below its directory:
@@ -45,8 +47,8 @@ const abandonedAfter = 24 * time.Hour
 type folder struct {
 	dir     string // as the caller named it, for messages
 	blobs   string
-	staging string // this store's own staging directory
-	alive   *os.File
+	staging string       // this store's own staging directory
+	alive   *flock.Flock // on that directory
 	locks   *shardLocks
 	// durable[i]: this process has made sure that shard i's own directory
 	// entry would survive a power cut.
@@ -98,17 +100,12 @@ func openFolder(dir string) (*folder, error) {
 	sweep(staging)
 
 	s.staging = filepath.Join(staging, opener())
-	s.alive, err = os.OpenFile(s.staging+lockSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := tryLock(s.alive); err != nil && !errors.Is(err, errNoLocks) {
-		s.alive.Close()
+	s.alive = flock.New(s.staging+lockSuffix, flock.SetFlag(os.O_RDWR|os.O_CREATE|os.O_EXCL))
+	if _, err := s.alive.TryLock(); err != nil && !noLocks(err) {
 		return nil, err
 	}
 	if err := os.Mkdir(s.staging, dirMode); err != nil {
-		s.alive.Close()
-		return nil, err
+		return nil, errors.Join(err, unlock(s.alive))
 	}
 	return s, nil
 }
@@ -169,23 +166,16 @@ func sweep(staging string) {
 // sweepOpener removes an opener's staging directory, then its lock file, if
 // the opener is dead.
 func sweepOpener(path string) {
-	f, err := os.OpenFile(path+lockSuffix, os.O_RDWR, 0)
-	if err != nil {
+	l := flock.New(path+lockSuffix, flock.SetFlag(os.O_RDWR))
+	locked, err := l.TryLock()
+	if dead := locked || noLocks(err) && abandoned(path) && abandoned(path+lockSuffix); !dead {
 		return
 	}
-	defer f.Close()
-	switch err := tryLock(f); {
-	case err == nil:
-	case errors.Is(err, errNoLocks) && abandoned(path) && abandoned(path+lockSuffix):
-	default:
-		return
+	removed := os.RemoveAll(path)
+	// Before the lock file's removal: Windows does not remove open files.
+	if err := unlock(l); err == nil && removed == nil {
+		os.Remove(path + lockSuffix)
 	}
-	if os.RemoveAll(path) != nil {
-		return
-	}
-	unlock(f)
-	f.Close() // before the removal: Windows does not remove open files
-	os.Remove(path + lockSuffix)
 }
 
 // abandoned reports whether nothing at path or directly in it has changed for
@@ -283,7 +273,7 @@ func (w *folderWriter) Commit(ctx context.Context) (Info, error) {
 	if w.f == nil {
 		return Info{}, fmt.Errorf("commit blob: %w", fs.ErrClosed)
 	}
-	defer w.Abort()
+	defer func() { _ = w.Abort() }()
 	if w.err != nil {
 		return Info{}, w.err
 	}
@@ -552,10 +542,11 @@ func (s *folder) Close() error {
 		return nil
 	}
 	err := os.RemoveAll(s.staging)
-	unlock(s.alive)
-	s.alive.Close()
+	if unlocked := unlock(s.alive); err == nil {
+		err = unlocked
+	}
 	if err == nil {
-		err = os.Remove(s.alive.Name())
+		err = os.Remove(s.alive.Path())
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("close blob store in %q: %w", s.dir, err)

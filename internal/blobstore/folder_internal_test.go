@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -32,6 +34,23 @@ func TestLock(t *testing.T) {
 	release()
 	if err := <-got; err != nil {
 		t.Errorf("after the release: %v", err)
+	}
+}
+
+func TestNoLocks(t *testing.T) {
+	for _, err := range []error{errors.ErrUnsupported, syscall.ENOSYS, syscall.ENOTSUP, syscall.ENOLCK,
+		&os.PathError{Op: "lock", Path: "x", Err: errors.ErrUnsupported}} {
+		if !noLocks(err) {
+			t.Errorf("%v means that there are no locks", err)
+		}
+	}
+	for _, err := range []error{nil, os.ErrNotExist, syscall.EACCES, context.Canceled} {
+		if noLocks(err) {
+			t.Errorf("%v does not mean that there are no locks", err)
+		}
+	}
+	if runtime.GOOS != "windows" && noLocks(syscall.EPERM) {
+		t.Error("a lack of permission is taken for a lack of locks")
 	}
 }
 

@@ -54,7 +54,7 @@ func (r *fileRange) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.rest.Read(p)
-	if err == io.EOF && r.rest.N > 0 {
+	if err == io.EOF && r.rest.N > 0 { //nolint:errorlint // a reader ends with io.EOF itself
 		err = r.cut()
 	}
 	return n, err

@@ -5,15 +5,15 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
-var (
-	// errLocked: another open file, of this process or another, has the lock.
-	errLocked = errors.New("locked by another process")
-	// errNoLocks: the file system or the platform has no locks to give.
-	errNoLocks = errors.New("no file locks here")
-)
+// lockRetry is how often a lock that somebody else holds is tried again.
+const lockRetry = 5 * time.Millisecond
 
 // lock excludes every other holder of the lock file at path, in this process
 // and in others. It waits until it has the lock or ctx ends.
@@ -21,30 +21,29 @@ var (
 // On a file system without locks it excludes nobody: the caller must bring its
 // own exclusion for this process, and other processes are on their honour.
 func lock(ctx context.Context, path string) (release func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	l := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE))
+	if _, err := l.TryLockContext(ctx, lockRetry); err != nil && !noLocks(err) {
 		return nil, err
 	}
-	// Polling rather than blocking in the kernel, so that ctx can end the wait.
-	wait := time.Millisecond
-	for {
-		switch err := tryLock(f); {
-		case err == nil, errors.Is(err, errNoLocks):
-			return func() { unlock(f); f.Close() }, nil
-		case !errors.Is(err, errLocked):
-			f.Close()
-			return nil, err
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			f.Close()
-			return nil, ctx.Err()
-		case <-timer.C:
-		}
-		wait = min(2*wait, 20*time.Millisecond)
+	return func() { _ = l.Unlock() }, nil
+}
+
+// unlock gives back a lock, if there was one to have.
+func unlock(l *flock.Flock) error {
+	if !l.Locked() {
+		return nil
 	}
+	return l.Unlock()
+}
+
+// noLocks reports whether err says that the file system or the platform has no
+// locks to give.
+func noLocks(err error) bool {
+	// What Windows says where a file server knows no locks. Elsewhere the
+	// number means something else.
+	const invalidFunction = syscall.Errno(1)
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK) ||
+		runtime.GOOS == "windows" && errors.Is(err, invalidFunction)
 }
 
 // shardLocks excludes users of the same shard from each other: goroutines by a

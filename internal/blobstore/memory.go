@@ -61,7 +61,7 @@ func (w *memoryWriter) Commit(ctx context.Context) (Info, error) {
 	if w.done {
 		return Info{}, fmt.Errorf("commit blob: %w", fs.ErrClosed)
 	}
-	defer w.Abort()
+	defer func() { _ = w.Abort() }()
 	if err := ctx.Err(); err != nil {
 		return Info{}, err
 	}

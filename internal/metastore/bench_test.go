@@ -175,8 +175,9 @@ func bench(b *testing.B, s metastore.Store, n int) {
 		}
 	})
 	b.Run("Touch", func(b *testing.B) {
-		for b.Loop() {
-			if err := s.TouchRun(ctx, "session-0:train:0", later, true); err != nil {
+		// The time has to change: writing what is there already costs nothing.
+		for at := later; b.Loop(); at = at.Add(time.Second) {
+			if err := s.TouchRun(ctx, "session-0:train:0", at, true); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -26,7 +26,7 @@ import (
 
 // blockSize balances the two costs of finding a page: reading a row for every
 // block, and stepping over half a block in an index, which is cheaper per step.
-const blockSize = 8192
+const blockSize = 4096
 
 // A place is a position in the order of all lists. Lists start at the highest.
 type place struct{ at, id int64 }
@@ -216,22 +216,26 @@ func (s *store) Checkpoints(ctx context.Context, f CheckpointFilter, p Page) (pa
 		if n = total; limit == 0 || offset >= n {
 			return nil
 		}
-		selected, args := of.selected()
-		args = append(args, from.at, from.id, limit, skip)
-		// The inner query skips in the index alone.
-		page, err = list(ctx, q, `
-			SELECT `+checkpointColumns+` FROM checkpoints JOIN (
-				SELECT id AS page_id FROM checkpoints WHERE `+selected+` AND (created_at, id) < (?, ?)
-				ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?
-			) page ON page_id = checkpoints.id
-			ORDER BY created_at DESC, checkpoints.id DESC`,
-			args, scanCheckpoint)
+		query, args := of.page(from, limit, skip)
+		page, err = list(ctx, q, query, args, scanCheckpoint)
 		return err
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	return page, n, nil
+}
+
+// page is the query for what comes after skip others from a place on. The
+// inner query skips in the index alone.
+func (f CheckpointFilter) page(from place, limit, skip int) (query string, args []any) {
+	selected, args := f.selected()
+	return `
+		SELECT ` + checkpointColumns + ` FROM checkpoints JOIN (
+			SELECT id AS page_id FROM checkpoints WHERE ` + selected + ` AND (created_at, id) < (?, ?)
+			ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?
+		) page ON page_id = checkpoints.id
+		ORDER BY created_at DESC, checkpoints.id DESC`, append(args, from.at, from.id, limit, skip)
 }
 
 func runOwner(ctx context.Context, q queries, id string) (owner string, err error) {
@@ -283,7 +287,7 @@ func locate(ctx context.Context, q queries, f CheckpointFilter, offset int) (fro
 	if err != nil {
 		return place{}, 0, 0, err
 	}
-	if f.Owner == "" {
+	if f.Owner == "" && f.RunID == "" {
 		// The list of everything has no blocks of its own, because all who
 		// save would have to wait for each other to count in them. Nobody
 		// pages deep into it.

@@ -42,7 +42,7 @@ func CheckBlocks(ctx context.Context, s Store) error {
 			return err
 		}
 		slices.SortFunc(blocks, func(a, b block) int { return cmp.Or(cmp.Compare(a.list, b.list), a.compare(b.place)) })
-		real := make([][3]int64, len(blocks))
+		counted := make([][3]int64, len(blocks))
 		entries, err := entries(ctx, q)
 		if err != nil {
 			return err
@@ -58,12 +58,12 @@ func CheckBlocks(ctx context.Context, s Store) error {
 				if i < 0 || blocks[i].list != l.name {
 					return fmt.Errorf("%+v is in no block of %s", e, l.name)
 				}
-				real[i][kindIndex[e.kind]]++
+				counted[i][kindIndex[e.kind]]++
 			}
 		}
 		for i, b := range blocks {
-			if b.n != real[i] {
-				return fmt.Errorf("block %s from %+v counts %v, want %v", b.list, b.place, b.n, real[i])
+			if b.n != counted[i] {
+				return fmt.Errorf("block %s from %+v counts %v, want %v", b.list, b.place, b.n, counted[i])
 			}
 			if n := b.n[0] + b.n[1] + b.n[2]; n > st.blockSize || n == 0 && b.place != last {
 				return fmt.Errorf("block %s from %+v has %d of %d", b.list, b.place, n, st.blockSize)
@@ -158,6 +158,33 @@ func (s *store) rebuildBlocks(ctx context.Context, q queries) error {
 		}
 	}
 	return nil
+}
+
+// Explain tells how a page of a list would be found.
+func Explain(ctx context.Context, s Store, f CheckpointFilter) (plan string, err error) {
+	st := s.(*store)
+	query, args := f.page(first, 100, 2000)
+	explain := "EXPLAIN "
+	scan := func(row scanner, step *string) error { return row.Scan(step) }
+	if st.dialect.name == "sqlite" {
+		explain = "EXPLAIN QUERY PLAN "
+		scan = func(row scanner, step *string) error { var n int; return row.Scan(&n, &n, &n, step) }
+	}
+	return plan, st.query().each(ctx, explain+query, args, func(row scanner) error {
+		var step string
+		err := scan(row, &step)
+		plan += step + "\n"
+		return err
+	})
+}
+
+// Setting is what a SQLite store's connections are set to.
+func Setting(ctx context.Context, s Store, name string) (writer, reader string, err error) {
+	st := s.(*store)
+	if err := st.w.QueryRowContext(ctx, "PRAGMA "+name).Scan(&writer); err != nil {
+		return "", "", err
+	}
+	return writer, reader, st.r.QueryRowContext(ctx, "PRAGMA "+name).Scan(&reader)
 }
 
 // CreateOther makes a database that is nothing of ours.

@@ -29,7 +29,7 @@ func OpenPostgres(ctx context.Context, dsn string) (Store, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "tinkex"
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(readInOrder))
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
@@ -52,6 +52,14 @@ func OpenPostgres(ctx context.Context, dsn string) (Store, error) {
 		return nil, fmt.Errorf("open metadata in %s: %w", s.where, err)
 	}
 	return s, nil
+}
+
+// readInOrder keeps the planner from reading whole lists for the sake of one
+// page. All lists have an index in their order; without statistics, as after
+// restoring a dump, it would take them to be short and sort them instead.
+func readInOrder(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, `SET enable_bitmapscan = off`)
+	return err
 }
 
 // conflict: the transaction was chosen to give way to another one.

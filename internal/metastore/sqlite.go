@@ -80,14 +80,14 @@ const (
 	// over. FULL: a commit is on the disk, not only with the operating
 	// system, when it returns; with fullfsync where an fsync alone does not
 	// do that (macOS).
-	writer = "_txlock=immediate busy_timeout(10000) journal_mode(WAL) synchronous(FULL) fullfsync(1)" +
+	writer = "_txlock=immediate busy_timeout(30000) journal_mode(WAL) synchronous(FULL) fullfsync(1)" +
 		" foreign_keys(1) journal_size_limit(67108864) cache_size(-16384)"
-	reader = "_txlock=deferred busy_timeout(10000) query_only(1) cache_size(-16384)"
+	reader = "_txlock=deferred busy_timeout(30000) query_only(1) cache_size(-16384)"
 )
 
 // pragmas writes a connection's settings as the driver's parameters.
 func pragmas(settings string) string {
-	var v = url.Values{}
+	v := url.Values{}
 	for s := range strings.FieldsSeq(settings) {
 		if name, value, ok := strings.Cut(s, "="); ok {
 			v.Set(name, value)

@@ -35,7 +35,7 @@ type AuthToken struct {
 
 // CreateSessionRequest opens a session.
 type CreateSessionRequest struct {
-	Tags         []string       `json:"tags,omitempty"`
+	Tags         []string       `json:"tags" required:"false" doc:"Sent even when empty: the official server requires the list"`
 	UserMetadata map[string]any `json:"user_metadata,omitempty"`
 	SDKVersion   string         `json:"sdk_version,omitempty"`
 	ProjectID    *string        `json:"project_id,omitempty"`

@@ -109,7 +109,7 @@ func random(seed, n int) []byte {
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
 	data := make([]byte, n)
-	rand.NewChaCha8(key).Read(data)
+	_, _ = rand.NewChaCha8(key).Read(data)
 	return data
 }
 
@@ -456,7 +456,10 @@ func testAll(t *testing.T, s blobstore.Store) {
 		}
 	}
 	n := 0
-	for range s.All(t.Context()) {
+	for _, err := range s.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if n++; n == 10 {
 			break
 		}

@@ -5,8 +5,9 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"github.com/tinkex/tinkex/internal/engine"
 	"gonum.org/v1/gonum/blas/blas32"
+
+	"github.com/tinkex/tinkex/internal/engine"
 )
 
 const (

@@ -184,7 +184,7 @@ func checkFloats(t engine.Tensor, want []int, scalar bool, field string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(shape, want) && !(scalar && len(t.F) == 1) {
+	if fits := slices.Equal(shape, want) || scalar && len(t.F) == 1; !fits {
 		return engine.Invalid(field, "has shape %v, target_tokens has %v", shape, want)
 	}
 	for i, v := range t.F {

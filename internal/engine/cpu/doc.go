@@ -16,6 +16,12 @@
 // layer by layer when keeping them would take too much memory; the two give
 // the same bits.
 //
+// Matrices are gonum's, but their products are this package's own: a training
+// step of [TinyModel] with gonum's takes about four times as long on amd64 with
+// AVX2 (117 ms against 30 ms, and 240 ms against 54 ms on a busy processor).
+// Where there is no AVX2, portable.go gives the bits that the assembly gives;
+// it is about as fast as gonum is without assembly of its own.
+//
 // # Determinism
 //
 // Results do not depend on GOMAXPROCS, on load, or on how work was spread:

@@ -5,9 +5,9 @@ import (
 	"gonum.org/v1/gonum/blas/blas32"
 )
 
-// useKernels: the processor has what kernel_amd64.s needs. On other processors
-// gonum computes the products.
-var useKernels = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+// useKernels: the processor has what kernel_amd64.s needs. Other processors
+// give the same bits by portable.go.
+var useKernels = cpu.X86.HasAVX2
 
 // The kernels compute alpha·(sum of products), plus what c held if add is not
 // zero. Strides are in bytes. A sum of products goes over k in order: the dot

@@ -4,4 +4,4 @@ package cpu
 
 import "testing"
 
-func forceGonum(*testing.T) {}
+func forcePortable(*testing.T) {}

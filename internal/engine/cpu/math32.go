@@ -5,43 +5,38 @@ import (
 	"slices"
 )
 
-// exp32 is e^x in float32, within two units in the last place. math.Exp works
-// in float64 and takes several times as long, and exponentials are the
-// dearest part of a small model besides its matrix products.
+// exp32 is e^x in float32, within a few units in the last place. math.Exp
+// works in float64 and takes several times as long, and exponentials are the
+// dearest part of a small model besides its matrix products. Every product is
+// rounded by itself, as in expVector.
 func exp32(x float32) float32 {
 	const (
-		log2e = 1.44269504088896340736
-		ln2Hi = 0.693359375 // exact in few bits, so n·ln2Hi is exact
-		ln2Lo = -2.12194440e-4
+		log2e   = 1.44269504088896340736
+		ln2Hi   = 0.693359375 // exact in few bits, so n·ln2Hi is exact
+		ln2Lo   = -2.12194440e-4
+		highest = 89        // its exponential is infinite
+		lowest  = -87.33654 // below it the results would be subnormal: zero
+		round   = 3 << 22   // what is added to it is rounded to an integer
 	)
 	switch {
 	case x != x:
 		return x
-	case x > 88.72283:
-		return float32(math.Inf(1))
-	case x < -87.33654:
-		// The results below would be subnormal; none of the uses here can
-		// tell them from zero.
+	case x < lowest:
 		return 0
 	}
-	t := x * log2e
-	if t >= 0 {
-		t += 0.5
-	} else {
-		t -= 0.5
-	}
-	n := int32(t)
-	f := float32(n)
-	r := x - f*ln2Hi
-	r -= f * ln2Lo
+	x = min(x, highest)
+	f := float32(x*log2e) + round - round
+	n := int32(f)
+	r := x - float32(f*ln2Hi)
+	r -= float32(f * ln2Lo)
 	// Minimax polynomial of (e^r - 1 - r)/r² on [-ln2/2, ln2/2].
 	y := float32(1.9875691500e-4)
-	y = y*r + 1.3981999507e-3
-	y = y*r + 8.3334519073e-3
-	y = y*r + 4.1665795894e-2
-	y = y*r + 1.6666665459e-1
-	y = y*r + 5.0000001201e-1
-	y = y*r*r + r + 1
+	y = float32(y*r) + 1.3981999507e-3
+	y = float32(y*r) + 8.3334519073e-3
+	y = float32(y*r) + 4.1665795894e-2
+	y = float32(y*r) + 1.6666665459e-1
+	y = float32(y*r) + 5.0000001201e-1
+	y = float32(y*float32(r*r)) + r + 1
 	// 2^n can be out of range where y·2^n is not, so it is applied in halves.
 	h := n >> 1
 	return y * pow2(h) * pow2(n-h)
@@ -56,10 +51,7 @@ func expInto(dst, x []float32, scale, shift float32) {
 		expKernel(dst, x, scale, shift)
 		return
 	}
-	dst = dst[:len(x)]
-	for i, v := range x {
-		dst[i] = exp32(scale*v - shift)
-	}
+	expPortable(dst, x, scale, shift)
 }
 
 // sigmoid writes 1/(1+e^-x) to y.

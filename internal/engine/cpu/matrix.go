@@ -1,9 +1,6 @@
 package cpu
 
-import (
-	"gonum.org/v1/gonum/blas"
-	"gonum.org/v1/gonum/blas/blas32"
-)
+import "gonum.org/v1/gonum/blas/blas32"
 
 func newMatrix(rows, cols int) blas32.General {
 	return matrix(make([]float32, rows*cols), rows, cols)
@@ -43,9 +40,7 @@ func mulNT(alpha float32, a, b blas32.General, beta float32, c blas32.General) {
 		dotKernel(alpha, a, b, beta != 0, c)
 		return
 	}
-	tiles(c, func(i, m, j, n int) {
-		blas32.Gemm(blas.NoTrans, blas.Trans, alpha, rows(a, i, m), rows(b, j, n), beta, columns(rows(c, i, m), j, n))
-	})
+	dotPortable(alpha, a, b, beta != 0, c)
 }
 
 // mulNN computes c = alpha·a·b + beta·c for a [m, k], b [k, n], c [m, n].
@@ -54,9 +49,7 @@ func mulNN(alpha float32, a, b blas32.General, beta float32, c blas32.General) {
 		outerKernel(alpha, a, false, b, beta != 0, c)
 		return
 	}
-	tiles(c, func(i, m, j, n int) {
-		blas32.Gemm(blas.NoTrans, blas.NoTrans, alpha, rows(a, i, m), columns(b, j, n), beta, columns(rows(c, i, m), j, n))
-	})
+	outerPortable(alpha, a, false, b, beta != 0, c)
 }
 
 // mulTN computes c = alpha·aᵀ·b + beta·c for a [k, m], b [k, n], c [m, n].
@@ -65,24 +58,10 @@ func mulTN(alpha float32, a, b blas32.General, beta float32, c blas32.General) {
 		outerKernel(alpha, a, true, b, beta != 0, c)
 		return
 	}
-	tiles(c, func(i, m, j, n int) {
-		blas32.Gemm(blas.Trans, blas.NoTrans, alpha, columns(a, i, m), columns(b, j, n), beta, columns(rows(c, i, m), j, n))
-	})
+	outerPortable(alpha, a, true, b, beta != 0, c)
 }
 
 // notEmpty: there is something to compute, and no sum is of nothing.
 func notEmpty(a, c blas32.General) bool {
 	return a.Rows > 0 && a.Cols > 0 && c.Rows > 0 && c.Cols > 0
-}
-
-// tiles splits a product so that gonum computes each piece on the calling
-// goroutine: the engine spreads work by datum, and gonum's own spreading would
-// make the order of a sum depend on the size of the whole product.
-func tiles(c blas32.General, mul func(i, m, j, n int)) {
-	const maxRows, maxCols = 192, 64 // less than four of gonum's 64×64 blocks
-	for i := 0; i < c.Rows; i += maxRows {
-		for j := 0; j < c.Cols; j += maxCols {
-			mul(i, min(maxRows, c.Rows-i), j, min(maxCols, c.Cols-j))
-		}
-	}
 }

@@ -55,11 +55,11 @@ func transposed(f func(i, j int) float32) func(i, j int) float32 {
 	return func(i, j int) float32 { return f(j, i) }
 }
 
-// withAndWithoutKernels runs f with gonum and, if there are any, with the
-// kernels for this processor.
+// withAndWithoutKernels runs f with portable.go and, if there are any, with
+// the kernels for this processor.
 func withAndWithoutKernels(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	t.Run("gonum", func(t *testing.T) { forceGonum(t); f(t) })
+	t.Run("portable", func(t *testing.T) { forcePortable(t); f(t) })
 	if useKernels {
 		t.Run("kernels", f)
 	}
@@ -138,6 +138,50 @@ func TestProductRowsAreIndependent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The kernels and portable.go give the same bits, so that results do not
+// depend on the processor's age.
+func TestPortableGivesTheKernelsBits(t *testing.T) {
+	if !useKernels {
+		t.Skip("there are no kernels for this processor")
+	}
+	rng := rand.New(rand.NewPCG(7, 8))
+	equal := func(what string, got, want []float32) {
+		t.Helper()
+		for i, w := range want {
+			if g := got[i]; math.Float32bits(g) != math.Float32bits(w) && (g == g || w == w) {
+				t.Fatalf("%s: [%d] is %v by the kernels, %v without", what, i, got[i], w)
+			}
+		}
+	}
+	for round := range 300 {
+		m, n, k := 1+rng.IntN(19), 1+rng.IntN(37), 1+rng.IntN(150)
+		gap, add := rng.IntN(3), round%2 == 0
+		c := randomMatrix(rng, m, n, gap)
+		compare := func(what string, kernel, portable func(c blas32.General)) {
+			t.Helper()
+			got, want := cloneMatrix(c), cloneMatrix(c)
+			kernel(got)
+			portable(want)
+			equal(fmt.Sprint(what, " of ", m, "×", n, "×", k), got.Data, want.Data)
+		}
+		a, b, v, at := randomMatrix(rng, m, k, gap), randomMatrix(rng, n, k, gap), randomMatrix(rng, k, n, gap), randomMatrix(rng, k, m, gap)
+		compare("a·bᵀ", func(c blas32.General) { dotKernel(0.3, a, b, add, c) }, func(c blas32.General) { dotPortable(0.3, a, b, add, c) })
+		compare("a·b", func(c blas32.General) { outerKernel(0.3, a, false, v, add, c) }, func(c blas32.General) { outerPortable(0.3, a, false, v, add, c) })
+		compare("aᵀ·b", func(c blas32.General) { outerKernel(0.3, at, true, v, add, c) }, func(c blas32.General) { outerPortable(0.3, at, true, v, add, c) })
+	}
+	inf := float32(math.Inf(1))
+	x := []float32{0, inf, -inf, float32(math.NaN()), 89, 88.9, 88.7228, -87.33654, -87.33655, 1e-30}
+	for range 100_001 {
+		x = append(x, rng.Float32()*190-95)
+	}
+	for _, p := range [][2]float32{{1, 0}, {-1, 0}, {0.37, 1.9}} {
+		got, want := make([]float32, len(x)), make([]float32, len(x))
+		expKernel(got, x, p[0], p[1])
+		expPortable(want, x, p[0], p[1])
+		equal("exp", got, want)
+	}
 }
 
 func TestExp(t *testing.T) {

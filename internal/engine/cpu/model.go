@@ -87,8 +87,10 @@ type batchRun struct {
 	b *engine.Batch
 
 	mu      sync.Mutex
-	next    int // datum to compute
-	summed  int // datums whose gradients are in total
+	moved   sync.Cond // on mu: summed or err has changed
+	ahead   int       // how far next may be ahead of summed: bounds the gradients held
+	next    int       // datum to compute
+	summed  int       // datums whose gradients are in total
 	results []datumResult
 	total   []float32
 	err     error
@@ -104,6 +106,7 @@ type datumResult struct {
 
 func (r *batchRun) do(ctx context.Context) error {
 	workers := min(runtime.GOMAXPROCS(0), len(r.b.Data))
+	r.moved.L, r.ahead = &r.mu, 2*workers
 	if !r.b.ForwardOnly {
 		r.total = r.m.zeroGrad()
 	}
@@ -129,13 +132,12 @@ func (r *batchRun) work(ctx context.Context) {
 	ws := r.m.base.workspace()
 	defer r.m.base.scratch.Put(ws)
 	for {
-		if err := r.m.eng.acquire(ctx); err != nil {
-			r.fail(err)
-			return
-		}
 		i, ok := r.take()
 		if !ok {
-			r.m.eng.release()
+			return
+		}
+		if err := r.m.eng.acquire(ctx); err != nil {
+			r.fail(err)
 			return
 		}
 		res := r.datum(i, ws)
@@ -150,11 +152,17 @@ func (r *batchRun) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
+	r.moved.Broadcast()
 }
 
+// take hands out the next datum, once it is not too far ahead of one that
+// takes long. The goroutine on that one never waits here.
 func (r *batchRun) take() (int, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for r.err == nil && r.next-r.summed >= r.ahead {
+		r.moved.Wait()
+	}
 	if r.err != nil || r.next == len(r.b.Data) {
 		return 0, false
 	}
@@ -177,6 +185,7 @@ func (r *batchRun) finish(i int, res datumResult) {
 		}
 		r.summed++
 	}
+	r.moved.Broadcast()
 }
 
 // datum computes one datum.
@@ -212,7 +221,7 @@ func (p *pass) unembed(t *target, res *datumResult) bool {
 		dFinal = fit(&ws.dNorm, n*c.hidden)
 	}
 	step := p.logitRows()
-	any := false
+	anyLive := false
 	for from := 0; from < n; from += step {
 		m := min(step, n-from)
 		logits := p.logits(from, m)
@@ -229,7 +238,7 @@ func (p *pass) unembed(t *target, res *datumResult) bool {
 			clear(d.Data)
 			continue
 		}
-		any = true
+		anyLive = true
 		final := rows(matrix(ws.final, n, c.hidden), from, m)
 		var h []float32
 		if p.ad.head >= 0 {
@@ -237,7 +246,7 @@ func (p *pass) unembed(t *target, res *datumResult) bool {
 		}
 		p.linearBack(0, lmHead, final, h, logits, 0, &d, res.grad)
 	}
-	if !any || p.lowestTrained() == c.layers {
+	if !anyLive || p.lowestTrained() == c.layers {
 		return false
 	}
 	rmsNormBack(dFinal, ws.xs[c.layers], p.w.norm, ws.finalRstd, fit(&ws.dx, n*c.hidden), true)

@@ -4,12 +4,13 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/tinkex/tinkex/internal/engine"
 )
 
 // TinyModel is the name of the built-in base model: a Qwen3-shaped transformer
-// of 4 layers and 951,936 parameters over single bytes. Its weights are random,
+// of 4 layers and 952,704 parameters over single bytes. Its weights are random,
 // drawn from a fixed seed: it knows nothing, but it learns, so that everything
 // around training can be used and tested without a download.
 const TinyModel = "tinkex/tiny"
@@ -91,14 +92,10 @@ func randomWeights(c *config, seed uint64) *weights {
 	return w
 }
 
+// writesResidual: the tensor's output is added to the residual stream.
 func (s tensorSpec) writesResidual() bool {
-	for _, m := range []module{oProj, downProj} {
-		suffix := "." + m.String() + ".weight"
-		if len(s.name) > len(suffix) && s.name[len(s.name)-len(suffix):] == suffix {
-			return true
-		}
-	}
-	return false
+	return strings.HasSuffix(s.name, "."+oProj.String()+".weight") ||
+		strings.HasSuffix(s.name, "."+downProj.String()+".weight")
 }
 
 func tinyTokens() (*tokenTable, error) {

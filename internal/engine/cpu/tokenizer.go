@@ -45,14 +45,14 @@ func readTokenizer(dir fs.FS, vocab int) (*tokenTable, error) {
 		Decoder      json.RawMessage `json:"decoder"`
 	}
 	if err := json.Unmarshal(raw, &file); err != nil {
-		return nil, fmt.Errorf("%w: %v", errNoTokenizer, err)
+		return nil, fmt.Errorf("%w: %w", errNoTokenizer, err)
 	}
 	if !mentionsByteLevel(file.PreTokenizer) && !mentionsByteLevel(file.Decoder) {
 		return nil, fmt.Errorf("%w: its vocabulary is not byte-level", errNoTokenizer)
 	}
 	var words map[string]int
 	if err := json.Unmarshal(file.Model.Vocab, &words); err != nil {
-		return nil, fmt.Errorf("%w: vocabulary: %v", errNoTokenizer, err)
+		return nil, fmt.Errorf("%w: vocabulary: %w", errNoTokenizer, err)
 	}
 	t := &tokenTable{bytes: make([]string, vocab)}
 	alphabet := byteAlphabet()

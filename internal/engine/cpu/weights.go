@@ -52,8 +52,8 @@ func newWeights(c *config) *weights {
 	return w
 }
 
-// tensorSpec names a base model's tensor as Hugging Face does. Exactly one of
-// the two data fields of its value is meant: a vector has one dimension.
+// tensorSpec is a base model's tensor with its Hugging Face name: a linear
+// weight or embedding of two dimensions, or a norm of one.
 type tensorSpec struct {
 	name  string
 	shape []int

@@ -251,8 +251,8 @@ func testLoadFailures(t *testing.T, s *suite) {
 		delete(c, name)
 		return c
 	}
-	replace := func(name, old, new string) files {
-		return edited(name, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(old), []byte(new)) })
+	replace := func(name, from, to string) files {
+		return edited(name, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(from), []byte(to)) })
 	}
 	load("another base model", replace(engine.AdapterConfigFile, `"`+s.base.Name+`"`, `"somebody/else"`), true, engine.ErrIncompatible)
 	load("no configuration", without(engine.AdapterConfigFile), false, engine.ErrIncompatible)

@@ -321,8 +321,9 @@ func testDeterminism(t *testing.T, s *suite) {
 		m, smp := s.model(), s.sampler(nil)
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				m.ForwardBackward(ctx, s.batch(uint64(i), 3))
-				smp.Sample(ctx, &engine.SampleRequest{Prompt: s.tokens(1, 5), NumSamples: 2, MaxTokens: 4, Temperature: 1, TopP: 1})
+				// Cancelled in the end, so their errors mean nothing.
+				_, _ = m.ForwardBackward(ctx, s.batch(uint64(i), 3))
+				_, _ = smp.Sample(ctx, &engine.SampleRequest{Prompt: s.tokens(1, 5), NumSamples: 2, MaxTokens: 4, Temperature: 1, TopP: 1})
 			}
 		})
 	}
@@ -394,7 +395,7 @@ func testBadBatches(t *testing.T, s *suite) {
 		{"targets of three dimensions", "data[1].loss_fn_inputs.target_tokens", with("target_tokens", engine.Tensor{DType: engine.Int64, Shape: []int{n, 1, 1}, I: make([]int64, n)})},
 		{"shape that lies", "data[1].loss_fn_inputs.target_tokens", with("target_tokens", engine.Tensor{DType: engine.Int64, Shape: []int{n}, I: make([]int64, n-1)})},
 		{"negative shape", "data[1].loss_fn_inputs.target_tokens", with("target_tokens", engine.Tensor{DType: engine.Int64, Shape: []int{-1, -n}, I: make([]int64, n)})},
-		{"huge shape", "data[1].loss_fn_inputs.weights", with("weights", engine.Tensor{Shape: []int{1 << 40, 1 << 40}, F: ones})},
+		{"huge shape", "data[1].loss_fn_inputs.weights", with("weights", engine.Tensor{Shape: []int{1 << 30, 1 << 30, 1 << 30}, F: ones})},
 		{"target too large", "data[1].loss_fn_inputs.target_tokens[5]", with("target_tokens", spoilInt(5, vocab))},
 		{"negative target", "data[1].loss_fn_inputs.target_tokens[2]", with("target_tokens", spoilInt(2, -100))},
 		{"no weights", "data[1].loss_fn_inputs.weights", without("weights")},
@@ -402,7 +403,7 @@ func testBadBatches(t *testing.T, s *suite) {
 		{"weights of another type", "data[1].loss_fn_inputs.weights", with("weights", ints(make([]int64, n)...))},
 		{"NaN weight", "data[1].loss_fn_inputs.weights[7]", with("weights", spoil(ones, 7, nan))},
 		{"infinite weight", "data[1].loss_fn_inputs.weights[0]", with("weights", spoil(ones, 0, inf))},
-		{"unknown input", "data[1].loss_fn_inputs.wieghts", with("wieghts", floats(ones...))},
+		{"unknown input", "data[1].loss_fn_inputs.weight", with("weight", floats(ones...))},
 		{"no advantages", "data[1].loss_fn_inputs.advantages", asPolicy(without("advantages"))},
 		{"no logprobs", "data[1].loss_fn_inputs.logprobs", asPolicy(without("logprobs"))},
 		{"NaN advantage", "data[1].loss_fn_inputs.advantages[3]", asPolicy(with("advantages", spoil(ones, 3, nan)))},

@@ -1,0 +1,191 @@
+package cpu
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"slices"
+	"testing"
+	"testing/fstest"
+
+	"github.com/tinkex/tinkex/internal/engine"
+	"github.com/tinkex/tinkex/internal/safetensors"
+)
+
+// peftFiles is a checkpoint of the tiny model with the given modules, made as
+// another tool would make it.
+func peftFiles(t *testing.T, rank int, edit func(map[string]any), has func(layer int, m module) bool) fstest.MapFS {
+	t.Helper()
+	c := tinyConfig()
+	l := newLayout(&c, rank, has)
+	ad := newAdapter(l, 3)
+	for i := range ad.params {
+		ad.params[i] += 0.01
+	}
+	cfg := map[string]any{
+		"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": TinyModel, "bias": "none",
+		"r": rank, "lora_alpha": 16, "target_modules": l.moduleList(), "modules_to_save": nil, "rank_pattern": map[string]int{},
+		"a_field_of_tomorrow": []int{1},
+	}
+	if edit != nil {
+		edit(cfg)
+	}
+	raw, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := safetensors.Write(&b, l.tensors("", ad.params), nil); err != nil {
+		t.Fatal(err)
+	}
+	return fstest.MapFS{
+		engine.AdapterConfigFile:  {Data: raw},
+		engine.AdapterWeightsFile: {Data: b.Bytes()},
+	}
+}
+
+func attention(_ int, m module) bool { return m.attention() }
+
+func TestReadModelConfig(t *testing.T) {
+	attn := engine.ModelConfig{BaseModel: TinyModel, Rank: 4, TrainAttn: true}
+	both := engine.ModelConfig{BaseModel: TinyModel, Rank: 4, TrainAttn: true, TrainMLP: true}
+	for _, tc := range []struct {
+		name string
+		edit func(map[string]any)
+		want engine.ModelConfig // zero: ErrIncompatible
+	}{
+		{"as is", nil, attn},
+		{"old fields only", func(c map[string]any) { delete(c, "rank_pattern"); delete(c, "bias") }, attn},
+		{"some modules", func(c map[string]any) { c["target_modules"] = []string{"v_proj", "up_proj"} }, both},
+		{"whole paths", func(c map[string]any) {
+			c["target_modules"] = []string{"model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"}
+		}, both},
+		{"all-linear", func(c map[string]any) { c["target_modules"] = "all-linear" }, both},
+		{"pattern", func(c map[string]any) { c["target_modules"] = `.*\.(q|k|v|o)_proj` }, attn},
+		{"unembedding", func(c map[string]any) { c["target_modules"] = []string{"lm_head"} },
+			engine.ModelConfig{BaseModel: TinyModel, Rank: 4, TrainUnembed: true}},
+		{"bad pattern", func(c map[string]any) { c["target_modules"] = `(` }, engine.ModelConfig{}},
+		{"pattern of nothing", func(c map[string]any) { c["target_modules"] = `x` }, engine.ModelConfig{}},
+		{"unknown module", func(c map[string]any) { c["target_modules"] = []string{"embed_tokens"} }, engine.ModelConfig{}},
+		{"no modules", func(c map[string]any) { delete(c, "target_modules") }, engine.ModelConfig{}},
+		{"modules of another type", func(c map[string]any) { c["target_modules"] = 1 }, engine.ModelConfig{}},
+		{"another method", func(c map[string]any) { c["peft_type"] = "IA3" }, engine.ModelConfig{}},
+		{"rank 0", func(c map[string]any) { c["r"] = 0 }, engine.ModelConfig{}},
+		{"rank of text", func(c map[string]any) { c["r"] = "8" }, engine.ModelConfig{}},
+		{"no alpha", func(c map[string]any) { delete(c, "lora_alpha") }, engine.ModelConfig{}},
+		{"negative alpha", func(c map[string]any) { c["lora_alpha"] = -1 }, engine.ModelConfig{}},
+		{"bias", func(c map[string]any) { c["bias"] = "all" }, engine.ModelConfig{}},
+		{"DoRA", func(c map[string]any) { c["use_dora"] = true }, engine.ModelConfig{}},
+		{"rank pattern", func(c map[string]any) { c["rank_pattern"] = map[string]int{"q_proj": 2} }, engine.ModelConfig{}},
+		{"alpha pattern", func(c map[string]any) { c["alpha_pattern"] = map[string]int{"q_proj": 2} }, engine.ModelConfig{}},
+		{"other weights", func(c map[string]any) { c["modules_to_save"] = []string{"embed_tokens"} }, engine.ModelConfig{}},
+	} {
+		got, err := ReadModelConfig(peftFiles(t, 4, tc.edit, attention))
+		if tc.want == (engine.ModelConfig{}) {
+			if !errors.Is(err, engine.ErrIncompatible) {
+				t.Errorf("%s: %+v, %v", tc.name, got, err)
+			}
+			continue
+		}
+		if err != nil || got != tc.want {
+			t.Errorf("%s: %+v, %v; want %+v", tc.name, got, err, tc.want)
+		}
+	}
+	if _, err := ReadModelConfig(fstest.MapFS{}); !errors.Is(err, engine.ErrIncompatible) {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+// What an engine saves, it can describe again.
+func TestReadModelConfigOfOwnFiles(t *testing.T) {
+	for _, flags := range [][3]bool{{true, false, false}, {false, true, false}, {false, false, true}, {true, true, true}} {
+		want := engine.ModelConfig{BaseModel: TinyModel, Rank: 3, TrainAttn: flags[0], TrainMLP: flags[1], TrainUnembed: flags[2]}
+		m, err := newTestEngine(t).NewModel(context.Background(), want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := encodePEFT(m.(*Model).ad, TinyModel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ReadModelConfig(fstest.MapFS{engine.AdapterConfigFile: {Data: raw}})
+		if err != nil || got != want {
+			t.Errorf("%+v became %+v, %v", want, got, err)
+		}
+	}
+}
+
+func TestForeignAdapters(t *testing.T) {
+	ctx := context.Background()
+	e := newTestEngine(t)
+	someLayers := func(layer int, m module) bool { return m == qProj && layer == 2 || m == lmHead }
+	for _, tc := range []struct {
+		name  string
+		files fstest.MapFS
+		alpha float64 // 0: ErrIncompatible
+	}{
+		{"attention", peftFiles(t, 4, nil, attention), 16},
+		{"one module of one layer", peftFiles(t, 4, nil, someLayers), 16},
+		{"rsLoRA", peftFiles(t, 4, func(c map[string]any) { c["use_rslora"] = true }, attention), 32},
+		{"fractional alpha", peftFiles(t, 4, func(c map[string]any) { c["lora_alpha"] = 0.5 }, attention), 0.5},
+		{"another rank", peftFiles(t, 4, func(c map[string]any) { c["r"] = 8 }, attention), 0},
+		{"too few targets", peftFiles(t, 4, func(c map[string]any) { c["target_modules"] = []string{"q_proj"} }, attention), 0},
+		{"too many targets", peftFiles(t, 4, func(c map[string]any) { c["target_modules"] = []string{"q_proj", "lm_head"} }, someLayers), 16},
+		{"targets without tensors", peftFiles(t, 4, func(c map[string]any) { c["target_modules"] = []string{"q_proj", "k_proj", "lm_head"} }, someLayers), 0},
+	} {
+		s, err := e.NewSampler(ctx, TinyModel, tc.files)
+		if tc.alpha == 0 {
+			if !errors.Is(err, engine.ErrIncompatible) {
+				t.Errorf("%s: %v", tc.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+			continue
+		}
+		if got := s.(*Sampler).ad.alpha; got != tc.alpha {
+			t.Errorf("%s: alpha %v, want %v", tc.name, got, tc.alpha)
+		}
+		if _, err := s.Sample(ctx, &engine.SampleRequest{Prompt: []int32{1}, NumSamples: 1, MaxTokens: 2, TopP: 1}); err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+	// Training needs all of what the flags say.
+	m, err := e.NewModel(ctx, engine.ModelConfig{BaseModel: TinyModel, Rank: 4, TrainAttn: true, TrainUnembed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Load(ctx, peftFiles(t, 4, nil, someLayers), false); !errors.Is(err, engine.ErrIncompatible) {
+		t.Errorf("Load of a part of the modules: %v", err)
+	}
+}
+
+// Diverged weights are an answer, not a crash.
+func TestDivergenceDoesNotCrash(t *testing.T) {
+	ctx := context.Background()
+	m := tinyModel(t, 2).(*Model)
+	b := randomBatch(1, 2, 12, 256)
+	for range 3 {
+		if _, err := m.ForwardBackward(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.OptimStep(ctx, engine.AdamParams{LearningRate: 1e38, Beta1: 0.9, Beta2: 0.95}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.ContainsFunc(m.ad.params, func(v float32) bool { return math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) }) {
+		t.Skip("the weights are still finite")
+	}
+	s := &Sampler{eng: m.eng, base: m.base, ad: m.ad}
+	for _, temperature := range []float64{0, 1} {
+		if _, err := s.Sample(ctx, &engine.SampleRequest{
+			Prompt: []int32{1, 2}, NumSamples: 2, MaxTokens: 4, Temperature: temperature, TopP: 0.9, TopK: 10,
+			PromptLogprobs: true, TopKPromptLogprobs: 2, TopKSampleLogprobs: 2, PromptAltTokensK: 2,
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+}
