@@ -388,10 +388,10 @@ func scoreAll(q *pb.ForwardBackwardRequest) *pb.ForwardBackwardOutput {
 }
 
 func (f *fakeTinker) training(change ...func(*Options)) *TrainingClient {
-	f.fakeServer.t.Helper()
-	c, err := f.service(change...).CreateLoRATrainingClient(f.fakeServer.t.Context(), "m", LoRAOptions{Rank: 8})
+	f.t.Helper()
+	c, err := f.service(change...).CreateLoRATrainingClient(f.t.Context(), "m", LoRAOptions{Rank: 8})
 	if err != nil {
-		f.fakeServer.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	return c
 }
@@ -424,8 +424,8 @@ func wantError(t *testing.T, err, target error, contains ...string) *Error {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	e, ok := err.(*Error)
-	if !ok {
+	var e *Error
+	if !errors.As(err, &e) {
 		t.Fatalf("error is a %T: %v", err, err)
 	}
 	if target != nil && !errors.Is(err, target) {

@@ -2,7 +2,6 @@ package tinkex
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -351,6 +350,6 @@ func TestByteLimit(t *testing.T) {
 	g = <-order
 	g.release()
 	if l.used != 0 || len(l.waiting) != 0 {
-		t.Error(fmt.Sprintf("%d used, %d waiting", l.used, len(l.waiting)))
+		t.Errorf("%d used, %d waiting", l.used, len(l.waiting))
 	}
 }

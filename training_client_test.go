@@ -6,7 +6,6 @@ import (
 	"math"
 	"net/http"
 	"slices"
-	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -223,14 +222,4 @@ func TestIteratorPagesThroughAChangingList(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d rounds after an error", n)
 	}
-}
-
-func FuzzDecodeForwardBackwardOutput(f *testing.F) {
-	b, _ := proto.Marshal(scoreAll(&pb.ForwardBackwardRequest{}))
-	f.Add(b)
-	f.Add([]byte(strings.Repeat("\x12\x02\x08\x01", 3)))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		_, _ = decodeForwardBackward(b, 4)
-		_, _ = decodeSample(b)
-	})
 }
