@@ -9,7 +9,7 @@ import (
 // sets dx (beta 0) or adds to it (beta 1).
 func (p *pass) linearBack(layer int, m module, x blas32.General, h []float32, dy blas32.General, beta float32, dx *blas32.General, grad []float32) {
 	if dx != nil {
-		p.mulNN(1, dy, p.weight(layer, m), beta, *dx)
+		mulNN(1, dy, p.weight(layer, m), beta, *dx)
 	}
 	i := p.ad.slotOf(layer, m)
 	var buf lora
@@ -19,12 +19,12 @@ func (p *pass) linearBack(layer int, m module, x blas32.General, h []float32, dy
 	}
 	s := &p.ad.slots[i]
 	rank := p.ad.rank
-	p.mulTN(l.scale, dy, matrix(h, dy.Rows, rank), 1, p.ad.matrixB(s, grad))
+	mulTN(l.scale, dy, matrix(h, dy.Rows, rank), 1, p.ad.matrixB(s, grad))
 	dh := fitMatrix(&p.ws.dh, dy.Rows, rank)
-	p.mulNN(l.scale, dy, l.b, 0, dh)
-	p.mulTN(1, dh, x, 1, p.ad.matrixA(s, grad))
+	mulNN(l.scale, dy, l.b, 0, dh)
+	mulTN(1, dh, x, 1, p.ad.matrixA(s, grad))
 	if dx != nil {
-		p.mulNN(1, dh, l.a, 1, *dx)
+		mulNN(1, dh, l.a, 1, *dx)
 	}
 }
 
@@ -169,7 +169,9 @@ func (p *pass) attentionBack(c *layerCache, dAtt, dq, dk, dv blas32.General) {
 				visible := i + r + 1
 				row := probs.Data[r*seen : (r+1)*seen]
 				lse := c.lse[(i+r)*p.c.heads+h]
-				expInto(row, row[:visible], 1, lse)
+				for j, score := range row[:visible] {
+					row[j] = exp32(score - lse)
+				}
 				clear(row[visible:])
 			}
 			mulTN(1, probs, dOut, 1, rows(columns(dv, kv, d), 0, seen))

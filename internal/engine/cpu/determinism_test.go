@@ -76,23 +76,28 @@ func TestSamplesAreIndependent(t *testing.T) {
 	}
 }
 
-func TestSpreadCoversOnce(t *testing.T) {
-	e := &Engine{slots: make(chan struct{}, 5)}
-	e.slots <- struct{}{} // the caller's own
-	for n := range 70 {
-		hits := make([]int32, n+1)
-		e.spread(100*spreadWork, n, func(from, to int) {
-			for i := from; i < to; i++ {
-				hits[i]++
-			}
-		})
-		for i, h := range hits[:n] {
-			if h != 1 {
-				t.Fatalf("of %d, %d is covered %d times", n, i, h)
-			}
+// What a sample is drawn from, token by token over cached keys and values, has
+// the bits of a pass over the whole sequence.
+func TestSamplesScoreTheSame(t *testing.T) {
+	ctx := context.Background()
+	for _, arch := range []string{archQwen3, archLlama} {
+		m := smallModel(t, smallConfig(arch), allModules)
+		s := &Sampler{eng: m.eng, base: m.base, ad: m.ad}
+		seed := uint64(5)
+		req := engine.SampleRequest{Prompt: randomBatch(3, 1, prefillTokens+9, m.base.cfg.vocab).Data[0].Tokens, NumSamples: 3, MaxTokens: 12, Seed: &seed, Temperature: 1, TopP: 1, NoStop: true}
+		out, err := s.Sample(ctx, &req)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if len(e.slots) != 1 {
-			t.Fatalf("%d slots are taken after spread", len(e.slots))
+		for i, seq := range out.Sequences {
+			again := engine.SampleRequest{Prompt: slices.Concat(req.Prompt, seq.Tokens), NumSamples: 1, MaxTokens: 1, TopP: 1, PromptLogprobs: true}
+			scored, err := s.Sample(ctx, &again)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := scored.PromptLogprobs[len(req.Prompt):]; !slices.Equal(seq.Logprobs, want) {
+				t.Errorf("%s: sample %d has logprobs %v when drawn and %v when scored", arch, i, seq.Logprobs, want)
+			}
 		}
 	}
 }

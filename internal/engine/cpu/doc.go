@@ -16,16 +16,15 @@
 // layer by layer when keeping them would take too much memory; the two give
 // the same bits.
 //
-// Matrices are gonum's, but their products are this package's own: a training
-// step of [TinyModel] with gonum's takes about four times as long on amd64 with
-// AVX2 (117 ms against 30 ms, and 240 ms against 54 ms on a busy processor).
-// Where there is no AVX2, portable.go gives the bits that the assembly gives;
-// it is about as fast as gonum is without assembly of its own.
+// Matrices and their products are gonum's, and exponentials are package math's:
+// nothing here is written for one kind of processor.
 //
 // # Determinism
 //
 // Results do not depend on GOMAXPROCS, on load, or on how work was spread:
-// a datum is computed by one goroutine from start to end, and the gradients of
-// a batch are added up in the batch's order. Matrix products compute each
-// element in an order that depends on the length of the sum alone.
+// a datum is computed by one goroutine from start to end, which shares out
+// nothing but the elements of large products, and the gradients of a batch are
+// added up in the batch's order. Matrix products compute each element in an
+// order that depends on the length of the sum alone; gonum's are called so that
+// they do (see matrix.go). Another processor architecture may round differently.
 package cpu

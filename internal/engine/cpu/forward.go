@@ -8,7 +8,6 @@ import (
 
 // pass runs a base model with an adapter in one workspace.
 type pass struct {
-	e  *Engine
 	c  *config
 	w  *weights
 	ad *adapter // nil: the base model alone
@@ -28,12 +27,12 @@ func (p *pass) embedTokens(tokens []int32, x []float32) {
 // linear computes y = x·Wᵀ + scale·(x·Aᵀ)·Bᵀ and leaves x·Aᵀ in h for the
 // backward pass.
 func (p *pass) linear(layer int, m module, x, y blas32.General, h *[]float32) {
-	p.mulNT(1, x, p.weight(layer, m), 0, y)
+	mulNT(1, x, p.weight(layer, m), 0, y)
 	var l lora
 	if l := p.ad.lora(p.ad.slotOf(layer, m), &l); l != nil {
 		hm := fitMatrix(h, x.Rows, l.a.Rows)
 		mulNT(1, x, l.a, 0, hm)
-		p.mulNT(l.scale, hm, l.b, 1, y)
+		mulNT(l.scale, hm, l.b, 1, y)
 	}
 }
 
@@ -221,10 +220,10 @@ func (p *pass) logits(from, n int) blas32.General {
 	ws := p.ws
 	total := len(ws.pos)
 	out := fitMatrix(&ws.logits, n, p.c.vocab)
-	p.mulNT(1, rows(matrix(ws.final, total, p.c.hidden), from, n), p.w.head, 0, out)
+	mulNT(1, rows(matrix(ws.final, total, p.c.hidden), from, n), p.w.head, 0, out)
 	var l lora
 	if l := p.ad.lora(p.ad.slotOf(0, lmHead), &l); l != nil {
-		p.mulNT(l.scale, rows(matrix(ws.finalH, total, l.a.Rows), from, n), l.b, 1, out)
+		mulNT(l.scale, rows(matrix(ws.finalH, total, l.a.Rows), from, n), l.b, 1, out)
 	}
 	return out
 }

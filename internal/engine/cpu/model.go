@@ -192,7 +192,7 @@ func (r *batchRun) finish(i int, res datumResult) {
 func (r *batchRun) datum(i int, ws *workspace) datumResult {
 	d := &r.b.Data[i]
 	t := newTarget(losses[r.b.Loss], r.b.LossConfig, d)
-	p := &pass{e: r.m.eng, c: &r.m.base.cfg, w: r.w, ad: r.m.ad, ws: ws}
+	p := &pass{c: &r.m.base.cfg, w: r.w, ad: r.m.ad, ws: ws}
 	res := datumResult{
 		logprobs: make([]float32, len(t.tokens)),
 		losses:   make([]float32, len(t.tokens)),

@@ -164,7 +164,7 @@ type sampleRun struct {
 func (r *sampleRun) rng(use string) *rand.Rand { return rand.New(newRand(r.seed, use)) }
 
 func (r *sampleRun) pass(ws *workspace) *pass {
-	return &pass{e: r.s.eng, c: &r.s.base.cfg, w: r.w, ad: r.s.ad, ws: ws}
+	return &pass{c: &r.s.base.cfg, w: r.w, ad: r.s.ad, ws: ws}
 }
 
 // prefill computes the prompt's keys and values, what was asked about the

@@ -1,7 +1,0 @@
-//go:build !amd64
-
-package cpu
-
-import "testing"
-
-func forcePortable(*testing.T) {}
