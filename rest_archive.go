@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/tinkex/tinkex/internal/wire"
@@ -75,14 +74,10 @@ func (t *transport) archiveURL(op string, r *reply) (ArchiveURL, error) {
 		}
 		out = ArchiveURL{URL: body.URL, Expires: body.Expires.Time}
 	}
-	base, err := url.Parse(t.base)
+	target, err := t.resolve(out.URL)
 	if err != nil {
-		return ArchiveURL{}, &Error{Op: op, Err: err}
-	}
-	target, err := base.Parse(out.URL)
-	if err != nil || out.URL == "" || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
 		return ArchiveURL{}, &Error{Op: op, Category: CategoryServer, Message: fmt.Sprintf("the server answered %d with no URL to fetch the archive from", r.status)}
 	}
-	out.URL = target.String()
+	out.URL = target
 	return out, nil
 }

@@ -162,6 +162,8 @@ type call struct {
 	path   string // below /api/v1, escaped
 	query  url.Values
 	header http.Header
+	// extension: the path is below /tinkex/v1.
+	extension bool
 
 	body            []byte
 	contentType     string
@@ -356,6 +358,9 @@ func (t *transport) attempt(ctx context.Context, c *call, key, idempotencyKey st
 		ctx = context.WithValue(ctx, noRedirect{}, true)
 	}
 	target := t.base + c.path
+	if c.extension {
+		target = t.server() + wire.ExtensionPrefix + c.path
+	}
 	if len(c.query) > 0 {
 		target += "?" + c.query.Encode()
 	}

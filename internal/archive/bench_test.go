@@ -11,7 +11,7 @@ import (
 
 const benchSize = 256 << 20
 
-func benchTar(b *testing.B) *Tar {
+func benchTar(b *testing.B) *Body {
 	path := filepath.Join(b.TempDir(), "blob")
 	f, err := os.Create(path)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package archive handles tar archives in both directions without ever having
 // one on disk.
 //
-// A [Tar] is an archive to be sent: it is computed from a list of entries,
+// A [Body] is an archive to be sent: it is computed from a list of entries,
 // knows its size beforehand and can produce any range of its bytes, always the
 // same ones. [Serve] answers an HTTP request with it. Its costs depend on the
 // number of entries and not on their sizes.

@@ -6,12 +6,14 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -39,13 +41,22 @@ type ExtractOptions struct {
 	// OnBytes, if not nil, is called with the number of bytes whenever some
 	// have been written.
 	OnBytes func(n int64)
+	// OnState, if not nil, is called after every file and every 16 MiB of one,
+	// with what a later Extract needs to go on from there. It is not called for
+	// compressed archives. An error ends the extraction.
+	OnState func(State) error
+	// Resume goes on from a state that OnState was given: the stream starts at
+	// its Offset, and the directory holds what was written then. Every byte of
+	// that is read again, and what is not as it was is ErrState; what came after
+	// the state is removed.
+	Resume *State
 }
 
 // File is an extracted file.
 type File struct {
-	Name   string // slash-separated, relative to the directory
-	Size   int64  // bytes
-	SHA256 [sha256.Size]byte
+	Name   string            `json:"name"` // slash-separated, relative to the directory
+	Size   int64             `json:"size"` // bytes
+	SHA256 [sha256.Size]byte `json:"sha256"`
 }
 
 // Extract unpacks a tar stream, plain or compressed with gzip, into dir, which
@@ -84,14 +95,16 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts ExtractOptions) 
 		return nil, fmt.Errorf("extract: %w", err)
 	}
 	defer root.Close()
-	if err := checkEmpty(root); err != nil {
-		return nil, fmt.Errorf("extract into %q: %w", dir, err)
+	if opts.Resume == nil {
+		if err := checkEmpty(root); err != nil {
+			return nil, fmt.Errorf("extract into %q: %w", dir, err)
+		}
 	}
 	x := &extractor{
 		opts:  opts,
 		root:  root,
 		names: newNameSet(16),
-		buf:   make([]byte, 256<<10),
+		buf:   make([]byte, 512<<10),
 		left:  opts.MaxBytes,
 	}
 	if err := x.extract(ctx, r); err != nil {
@@ -129,7 +142,14 @@ type extractor struct {
 }
 
 func (x *extractor) extract(ctx context.Context, r io.Reader) error {
-	src, err := newSource(ctx, r)
+	var src *source
+	var err error
+	if st := x.opts.Resume; st != nil {
+		src = resumedSource(ctx, r, st.Offset)
+		err = x.resume(ctx, src, st)
+	} else {
+		src, err = newSource(ctx, r)
+	}
 	if err != nil {
 		return err
 	}
@@ -272,46 +292,62 @@ func (x *extractor) file(name string, size int64, tr *tar.Reader, src *source) e
 	if err != nil {
 		return x.failed(name, err)
 	}
-	sum, err := x.copy(f, name, size, tr, src)
+	return x.write(f, Partial{Name: name, Size: size}, sha256.New(), tr, src)
+}
+
+// write copies the rest of a file from r, closes it and adds it to the files.
+func (x *extractor) write(f *os.File, p Partial, h hash.Hash, r io.Reader, src *source) error {
+	err := x.copy(f, &p, h, r, src)
 	if cerr := f.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("extract %q: %w", name, cerr)
+		err = fmt.Errorf("extract %q: %w", p.Name, cerr)
 	}
 	if err != nil {
 		return err
 	}
-	file := File{Name: name, Size: size, SHA256: sum}
+	file := File{Name: p.Name, Size: p.Size, SHA256: [sha256.Size]byte(h.Sum(nil))}
 	x.files = append(x.files, file)
 	if x.opts.OnFile != nil {
 		x.opts.OnFile(file)
 	}
-	return nil
+	return x.state(src, nil)
 }
 
-func (x *extractor) copy(f *os.File, name string, size int64, tr *tar.Reader, src *source) (sum [sha256.Size]byte, err error) {
-	hash := sha256.New()
-	for left := size; left > 0; {
-		n, err := tr.Read(x.buf[:min(int64(len(x.buf)), left)])
+// copy writes each piece while it is being hashed.
+func (x *extractor) copy(f *os.File, p *Partial, h hash.Hash, r io.Reader, src *source) error {
+	told := p.Written
+	for p.Written < p.Size {
+		n, rerr := io.ReadFull(r, x.buf[:min(int64(len(x.buf)), p.Size-p.Written)])
 		if n > 0 {
-			if _, err := f.Write(x.buf[:n]); err != nil {
-				return sum, fmt.Errorf("extract %q: %w", name, err)
+			var hashing sync.WaitGroup
+			hashing.Go(func() { h.Write(x.buf[:n]) })
+			_, err := f.Write(x.buf[:n])
+			hashing.Wait()
+			if err != nil {
+				return fmt.Errorf("extract %q: %w", p.Name, err)
 			}
-			hash.Write(x.buf[:n])
-			left -= int64(n)
+			p.Written += int64(n)
 			if x.opts.OnBytes != nil {
 				x.opts.OnBytes(int64(n))
 			}
 		}
-		if err != nil && left > 0 {
-			return sum, src.explain(name, err)
+		if rerr != nil && p.Written < p.Size {
+			return src.explain(p.Name, rerr)
+		}
+		if p.Written-told >= stateEvery && p.Written < p.Size {
+			told = p.Written
+			now := *p
+			h.Sum(now.SHA256[:0])
+			if err := x.state(src, &now); err != nil {
+				return err
+			}
 		}
 	}
 	if x.opts.Sync {
 		if err := f.Sync(); err != nil {
-			return sum, fmt.Errorf("extract %q: %w", name, err)
+			return fmt.Errorf("extract %q: %w", p.Name, err)
 		}
 	}
-	hash.Sum(sum[:0])
-	return sum, nil
+	return nil
 }
 
 // syncDirs flushes the directories, children first. Windows has no such call

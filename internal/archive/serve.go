@@ -16,10 +16,11 @@ import (
 // opened blob, and no client that means well wants more than a few.
 const maxRanges = 16
 
-// Serve answers a GET or HEAD request with an archive, as [http.ServeContent]
-// would with a file: one or several byte ranges, preconditions and If-Range by
+// Serve answers a GET or HEAD request with a body, as [http.ServeContent] would
+// with a file: one or several byte ranges, preconditions and If-Range by
 // the strong etag and by modTime. Requests for more than 16 ranges at once get
-// the whole archive, as the protocol permits.
+// the whole, as the protocol permits. The type is that of tar archives, unless
+// the header has one already.
 //
 // An empty etag stands for t.ETag(); missing quotes are added. A zero modTime
 // is left out, as is an empty filename, which otherwise is what browsers save
@@ -29,7 +30,7 @@ const maxRanges = 16
 // that is why. What has been sent cannot be taken back: after logging it, panic
 // with [http.ErrAbortHandler], so that the client sees a broken connection in
 // every version of HTTP.
-func Serve(w http.ResponseWriter, r *http.Request, t *Tar, etag string, modTime time.Time, filename string) error {
+func Serve(w http.ResponseWriter, r *http.Request, t *Body, etag string, modTime time.Time, filename string) error {
 	h := w.Header()
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		h.Set("Allow", "GET, HEAD")
@@ -46,7 +47,9 @@ func Serve(w http.ResponseWriter, r *http.Request, t *Tar, etag string, modTime 
 		h.Set("ETag", etag)
 	}
 	h.Set("Accept-Ranges", "bytes")
-	h.Set("Content-Type", "application/x-tar")
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/x-tar")
+	}
 	h.Set("X-Content-Type-Options", "nosniff")
 	if filename != "" {
 		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": filename}))
@@ -94,7 +97,7 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 // may outlive the request by a read.
 type content struct {
 	ctx context.Context
-	t   *Tar
+	t   *Body
 
 	mu     sync.Mutex
 	pos    int64

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-func serveHandler(t testing.TB, a *Tar) http.Handler {
+func serveHandler(t testing.TB, a *Body) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := Serve(w, r, a, "", someTime, "run_weights_0001.tar"); err != nil {
 			t.Errorf("Serve: %v", err)
@@ -185,7 +185,7 @@ func TestServeHeaders(t *testing.T) {
 	noDigest := checkpointEntries()
 	noDigest[0].Digest = ""
 	for name, test := range map[string]struct {
-		a                         *Tar
+		a                         *Body
 		etag, filename            string
 		modTime                   time.Time
 		wantTag, wantDisp, wantLM string
@@ -470,7 +470,7 @@ func FuzzWriteRange(f *testing.F) {
 		if size1 < 0 || size1 > 1<<16 || size2 < 0 || size2 > 1<<16 {
 			t.Skip("too large to compare")
 		}
-		a, err := New([]Entry{bytesEntry(name1, random(1, size1)), bytesEntry(name2, random(2, size2))})
+		a, err := NewTar([]Entry{bytesEntry(name1, random(1, size1)), bytesEntry(name2, random(2, size2))})
 		if err != nil {
 			if !errors.Is(err, ErrUnsafe) {
 				t.Fatal(err)

@@ -63,7 +63,10 @@ type source struct {
 	input  *input
 	r      io.Reader
 	budget int64
+	offset int64 // of the next byte, in the archive
 	ended  bool
+	// compressed streams cannot be entered in their middle.
+	compressed bool
 	// looksLike is what the stream may be instead of a tar archive, if it turns
 	// out not to be one.
 	looksLike string
@@ -87,8 +90,16 @@ func newSource(ctx context.Context, r io.Reader) (*source, error) {
 		if s.r, err = gzip.NewReader(br); err != nil {
 			return nil, s.explain("", err)
 		}
+		s.compressed = true
 	}
 	return s, nil
+}
+
+// resumedSource goes on in the middle of a plain archive, where bytes of any
+// kind may come first.
+func resumedSource(ctx context.Context, r io.Reader, offset int64) *source {
+	in := &input{ctx: ctx, r: r}
+	return &source{input: in, r: bufio.NewReaderSize(in, 64<<10), offset: offset}
 }
 
 // otherFormat names what else archives come as, to be of help.
@@ -114,6 +125,7 @@ func (s *source) Read(p []byte) (int, error) {
 	}
 	n, err := s.r.Read(p[:min(int64(len(p)), s.budget)])
 	s.budget -= int64(n)
+	s.offset += int64(n)
 	if n > 0 {
 		s.input.barren = 0
 	}

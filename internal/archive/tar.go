@@ -22,7 +22,7 @@ const (
 
 var zeros [trailerSize]byte
 
-// Entry describes one file of a [Tar].
+// Entry describes one file of a [Body].
 type Entry struct {
 	// Name is the slash-separated path within the archive, relative and
 	// subject to the rules of [Extract].
@@ -32,7 +32,7 @@ type Entry struct {
 	// ModTime is kept to the second. The zero time becomes the start of 1970.
 	ModTime time.Time
 	// Digest identifies the content, for instance its SHA-256 in hexadecimal.
-	// It serves the [Tar.ETag] only and may be empty.
+	// It serves the [Body.ETag] only and may be empty.
 	Digest string
 	// Open reads exactly length bytes of the file from offset; it is not
 	// called for zero bytes. It may be called any number of times, also
@@ -41,9 +41,10 @@ type Entry struct {
 	Open func(ctx context.Context, offset, length int64) (io.ReadCloser, error)
 }
 
-// Tar is an archive that exists as a list of entries only. It is immutable and
+// Body is bytes that exist as a list of entries only: an archive, or a single
+// file. It is immutable and
 // safe for concurrent use, as far as the Open functions are.
-type Tar struct {
+type Body struct {
 	entries []placedEntry
 	size    int64
 	etag    string
@@ -57,14 +58,14 @@ type placedEntry struct {
 	start, data, end int64
 }
 
-// New lays out an archive of the given entries, in their order.
+// NewTar lays out an archive of the given entries, in their order.
 //
 // The bytes depend on names, sizes, times and contents alone: members are
 // plain files of mode 0644 that belong to uid and gid 0, with USTAR headers,
 // preceded by a PAX record only where a name or a size does not fit. Names
 // that [Extract] would refuse are refused here too, in the same words.
-func New(entries []Entry) (*Tar, error) {
-	t := &Tar{entries: make([]placedEntry, 0, len(entries))}
+func NewTar(entries []Entry) (*Body, error) {
+	t := &Body{entries: make([]placedEntry, 0, len(entries))}
 	names := newNameSet(len(entries))
 	sum := sha256.New()
 	known := true
@@ -103,6 +104,16 @@ func New(entries []Entry) (*Tar, error) {
 	return t, nil
 }
 
+// NewFile is the bytes of a single entry, without an archive around them. Its
+// name is not looked at.
+func NewFile(e Entry) *Body {
+	b := &Body{size: e.Size, entries: []placedEntry{{Entry: e, end: e.Size}}}
+	if e.Digest != "" {
+		b.etag = `"` + e.Digest + `"`
+	}
+	return b
+}
+
 func padding(size int64) int64 { return -size & (blockSize - 1) }
 
 // headerBlocks has the standard library's writer make the header, with its PAX
@@ -124,12 +135,12 @@ func headerBlocks(e Entry) ([]byte, error) {
 }
 
 // Size of the archive in bytes.
-func (t *Tar) Size() int64 { return t.size }
+func (t *Body) Size() int64 { return t.size }
 
 // ETag returns a strong, quoted entity tag, which covers every byte of the
 // archive if the digests of its entries cover their contents. It is empty if an
 // entry that has content has no digest.
-func (t *Tar) ETag() string { return t.etag }
+func (t *Body) ETag() string { return t.etag }
 
 // piece is a run of bytes from one source: known ones, or else an entry's.
 type piece struct {
@@ -140,7 +151,7 @@ type piece struct {
 }
 
 // pieceAt returns the piece that starts at off and is as long as its source.
-func (t *Tar) pieceAt(off int64) piece {
+func (t *Body) pieceAt(off int64) piece {
 	i := sort.Search(len(t.entries), func(i int) bool { return t.entries[i].end > off })
 	if i == len(t.entries) {
 		return knownPiece(zeros[:t.size-off])
@@ -163,7 +174,7 @@ func knownPiece(b []byte) piece { return piece{known: b, length: int64(len(b))} 
 //
 // The contents of entries go from their reader's WriteTo, if it has one, to w
 // itself, so that two ends that can arrange a transfer between them do.
-func (t *Tar) WriteRange(ctx context.Context, w io.Writer, offset, length int64) (int64, error) {
+func (t *Body) WriteRange(ctx context.Context, w io.Writer, offset, length int64) (int64, error) {
 	if offset < 0 || offset > t.size || length > t.size-offset {
 		return 0, fmt.Errorf("archive: range of %d bytes from %d is outside its %d bytes", length, offset, t.size)
 	}

@@ -102,9 +102,9 @@ func checkpointEntries() []Entry {
 	}
 }
 
-func mustNew(t testing.TB, entries []Entry) *Tar {
+func mustNew(t testing.TB, entries []Entry) *Body {
 	t.Helper()
-	a, err := New(entries)
+	a, err := NewTar(entries)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func mustNew(t testing.TB, entries []Entry) *Tar {
 }
 
 // whole writes an archive in one go.
-func whole(t testing.TB, a *Tar) []byte {
+func whole(t testing.TB, a *Body) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	n, err := a.WriteRange(context.Background(), &b, 0, -1)
@@ -286,7 +286,7 @@ func TestNewErrors(t *testing.T) {
 		"just too large":     {[]Entry{hugeEntry("a", 1<<63-1, nil)}, nil, `"a"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := New(test.entries)
+			_, err := NewTar(test.entries)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -298,7 +298,7 @@ func TestNewErrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New([]Entry{{Name: "empty"}}); err != nil {
+	if _, err := NewTar([]Entry{{Name: "empty"}}); err != nil {
 		t.Errorf("an empty file without a way to open it: %v", err)
 	}
 }

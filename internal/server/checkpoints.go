@@ -96,6 +96,7 @@ func (s *Server) checkpointOps(api huma.API) {
 		}, status(http.StatusNoContent))
 	register(api, http.MethodGet, checkpointRoute+"/archive", "checkpoint-archive", "Where the checkpoint's tar can be fetched: the answer redirects there", s.archiveURL, status(http.StatusFound))
 	register(api, http.MethodGet, checkpointRoute+"/external_weights_urls", "external-weights-urls", "Where an external checkpoint's files can be fetched", s.externalWeightsURLs)
+	extend(api, http.MethodGet, checkpointRoute+"/manifest", "checkpoint-manifest", "A checkpoint's files, with sizes, digests and signed URLs", s.manifest)
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		badIdentifier(api, m)
 	}

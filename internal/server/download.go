@@ -92,10 +92,30 @@ func (s *Server) externalWeightsURLs(ctx context.Context, in *CheckpointPath) (*
 	expires := s.urlExpiry(c)
 	urls := map[string]string{}
 	for _, f := range c.Files {
-		path := fill(fileRoute, c.RunID, string(c.Kind), c.Name, f.Digest.String(), f.Name)
-		urls[f.Name] = s.signedURL(ctx, path, expires)
+		urls[f.Name] = s.fileURL(ctx, c, f, expires)
 	}
 	return replyWith(wire.ExternalWeightsURLs{URLs: urls, Expires: expires}), nil
+}
+
+// manifest tells a checkpoint's files, and where each can be fetched by itself.
+func (s *Server) manifest(ctx context.Context, in *CheckpointPath) (*reply[wire.Manifest], error) {
+	c, err := s.readable(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	m := wire.Manifest{
+		TinkerPath: registry.Ref{RunID: c.RunID, Kind: c.Kind, Name: c.Name}.String(),
+		Digest:     registry.ManifestDigest(c.Files), SizeBytes: c.SizeBytes,
+		Expires: s.urlExpiry(c), Files: make([]wire.ManifestFile, len(c.Files)),
+	}
+	for i, f := range c.Files {
+		m.Files[i] = wire.ManifestFile{Name: f.Name, SizeBytes: f.Size, SHA256: f.Digest.String(), URL: s.fileURL(ctx, c, f, m.Expires)}
+	}
+	return replyWith(m), nil
+}
+
+func (s *Server) fileURL(ctx context.Context, c metastore.Checkpoint, f metastore.File, expires time.Time) string {
+	return s.signedURL(ctx, fill(fileRoute, c.RunID, string(c.Kind), c.Name, f.Digest.String(), f.Name), expires)
 }
 
 func (s *Server) readable(ctx context.Context, in *CheckpointPath) (metastore.Checkpoint, error) {
@@ -139,14 +159,9 @@ func (s *Server) serveArchive(w http.ResponseWriter, r *http.Request) {
 	}
 	entries := make([]archive.Entry, len(c.Files))
 	for i, f := range c.Files {
-		entries[i] = archive.Entry{
-			Name: f.Name, Size: f.Size, ModTime: c.CreatedAt, Digest: f.Digest.String(),
-			Open: func(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
-				return s.reg.OpenFile(ctx, f, offset, length)
-			},
-		}
+		entries[i] = s.entry(f, c.CreatedAt)
 	}
-	tar, err := archive.New(entries)
+	tar, err := archive.NewTar(entries)
 	if err != nil {
 		status, detail := s.describe(r.Context(), err)
 		writeError(w, status, detail)
@@ -162,21 +177,22 @@ func (s *Server) serveFile(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, f := range c.Files {
 		if f.Name == r.PathValue("file") && f.Digest.String() == r.PathValue("digest") {
-			s.sendFile(w, r, f, c.CreatedAt)
+			w.Header().Set("Content-Type", "application/octet-stream")
+			s.endTransfer(r, archive.Serve(w, r, archive.NewFile(s.entry(f, c.CreatedAt)), "", c.CreatedAt, ""))
 			return
 		}
 	}
 	writeError(w, http.StatusGone, "the checkpoint was overwritten since this URL was made; ask for a new one")
 }
 
-// sendFile serves one file, or ranges of it.
-func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, f metastore.File, modTime time.Time) {
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("ETag", `"`+f.Digest.String()+`"`)
-	content := &fileContent{ctx: r.Context(), reg: s.reg, file: f}
-	defer content.close()
-	http.ServeContent(w, r, "", modTime, content)
-	s.endTransfer(r, content.err)
+// entry is a file of a checkpoint as what is served.
+func (s *Server) entry(f metastore.File, modTime time.Time) archive.Entry {
+	return archive.Entry{
+		Name: f.Name, Size: f.Size, ModTime: modTime, Digest: f.Digest.String(),
+		Open: func(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
+			return s.reg.OpenFile(ctx, f, offset, length)
+		},
+	}
 }
 
 // endTransfer breaks the connection of an answer that cannot be finished, so
@@ -191,50 +207,3 @@ func (s *Server) endTransfer(r *http.Request, err error) {
 	panic(http.ErrAbortHandler)
 }
 
-// fileContent reads a checkpoint's file from wherever it was sought to.
-type fileContent struct {
-	ctx    context.Context
-	reg    *registry.Registry
-	file   metastore.File
-	offset int64
-	open   io.ReadCloser
-	err    error // why reading failed, if it did
-}
-
-func (c *fileContent) Read(p []byte) (int, error) {
-	if c.offset >= c.file.Size {
-		return 0, io.EOF
-	}
-	if c.open == nil {
-		if c.open, c.err = c.reg.OpenFile(c.ctx, c.file, c.offset, -1); c.err != nil {
-			return 0, c.err
-		}
-	}
-	n, err := c.open.Read(p)
-	c.offset += int64(n)
-	if err != nil && err != io.EOF {
-		c.err = err
-	}
-	return n, err
-}
-
-func (c *fileContent) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += c.offset
-	case io.SeekEnd:
-		offset += c.file.Size
-	}
-	if offset != c.offset {
-		c.close()
-	}
-	c.offset = offset
-	return offset, nil
-}
-
-func (c *fileContent) close() {
-	if c.open != nil {
-		_ = c.open.Close()
-		c.open = nil
-	}
-}

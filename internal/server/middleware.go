@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,8 +42,30 @@ func ownerOf(ctx context.Context) string       { return callerOf(ctx).owner }
 func requestIDOf(ctx context.Context) string   { return callerOf(ctx).requestID }
 func fromOfficialSDK(ctx context.Context) bool { return callerOf(ctx).officialSDK }
 
-// middleware is what every request goes through: an id, authentication under
-// the API's prefix, decompression, one log line, and a panic's containment.
+// openPaths are those below the prefixes that need no credential: a path that
+// ends in a slash stands for all below it. Signed URLs carry their own
+// permission.
+var openPaths = []string{
+	wire.APIPrefix + "/healthz",
+	wire.ExtensionPrefix + "/archives/",
+	wire.ExtensionPrefix + "/files/",
+	wire.ExtensionPrefix + "/traces/",
+}
+
+// needsCredential reports whether a path may be used by an authenticated
+// caller only: everything of the protocol and its extensions that is not
+// listed otherwise.
+func needsCredential(path string) bool {
+	if !strings.HasPrefix(path, wire.APIPrefix+"/") && !strings.HasPrefix(path, wire.ExtensionPrefix+"/") {
+		return false
+	}
+	return !slices.ContainsFunc(openPaths, func(open string) bool {
+		return path == open || strings.HasSuffix(open, "/") && strings.HasPrefix(path, open)
+	})
+}
+
+// middleware is what every request goes through: an id, authentication where
+// it is needed, decompression, one log line, and a panic's containment.
 func (s *Server) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -74,7 +97,7 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 				"status", rec.status, "owner", c.owner, "duration", time.Since(began))
 		}()
 
-		if strings.HasPrefix(r.URL.Path, wire.APIPrefix+"/") && r.URL.Path != wire.APIPrefix+"/healthz" {
+		if needsCredential(r.URL.Path) {
 			owner, err := s.auth.authenticate(r.Context(), r.Header)
 			if err != nil {
 				s.refuse(rec, r, err)

@@ -30,8 +30,17 @@ type bodyOf[T any] struct{ Body T }
 
 // register adds an operation under the protocol's prefix.
 func register[I, O any](api huma.API, method, path, id, summary string, handler func(context.Context, *I) (*O, error), opts ...func(*huma.Operation)) {
+	registerAt(api, method, wire.APIPrefix+path, id, summary, handler, opts...)
+}
+
+// extend adds an operation to the protocol.
+func extend[I, O any](api huma.API, method, path, id, summary string, handler func(context.Context, *I) (*O, error), opts ...func(*huma.Operation)) {
+	registerAt(api, method, wire.ExtensionPrefix+path, id, summary, handler, opts...)
+}
+
+func registerAt[I, O any](api huma.API, method, path, id, summary string, handler func(context.Context, *I) (*O, error), opts ...func(*huma.Operation)) {
 	op := huma.Operation{
-		OperationID: id, Method: method, Path: wire.APIPrefix + path, Summary: summary,
+		OperationID: id, Method: method, Path: path, Summary: summary,
 		MaxBodyBytes: maxJSONBody, BodyReadTimeout: bodyTimeout,
 		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound},
 	}

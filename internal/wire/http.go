@@ -3,6 +3,8 @@ package wire
 // Paths and headers of the protocol.
 const (
 	APIPrefix = "/api/v1"
+	// ExtensionPrefix is that of what this project adds to the protocol.
+	ExtensionPrefix = "/tinkex/v1"
 
 	HeaderAPIKey         = "X-API-Key"
 	HeaderIdempotencyKey = "X-Idempotency-Key"

@@ -74,6 +74,24 @@ type ExternalWeightsURLs struct {
 	Expires time.Time         `json:"expires"`
 }
 
+// Manifest is a checkpoint's content, and where its files can be fetched one by
+// one until Expires.
+type Manifest struct {
+	TinkerPath string         `json:"tinker_path"`
+	Digest     string         `json:"digest" doc:"Identifies the content: equal files give equal digests"`
+	SizeBytes  int64          `json:"size_bytes"`
+	Expires    time.Time      `json:"expires"`
+	Files      []ManifestFile `json:"files"`
+}
+
+// ManifestFile is a file of a Manifest.
+type ManifestFile struct {
+	Name      string `json:"name"`
+	SizeBytes int64  `json:"size_bytes"`
+	SHA256    string `json:"sha256" doc:"64 hexadecimal digits"`
+	URL       string `json:"url" doc:"Signed; it supports ranges and needs no credential"`
+}
+
 // CopyWeightsRequest copies a checkpoint to a run of the caller's.
 type CopyWeightsRequest struct {
 	SessionID            *string `json:"session_id,omitempty"`
