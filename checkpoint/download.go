@@ -4,53 +4,86 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/internal/archive"
+	"github.com/tinkex/tinkex/internal/transfer"
 )
 
-// DownloadOptions configures Download. The zero value downloads into the
-// working directory and replaces nothing.
+// DownloadOptions configures Download and DownloadAll. The zero value
+// downloads into the working directory and replaces nothing.
 type DownloadOptions struct {
 	// Dir is the directory in which the checkpoint's own is made. It is made
 	// if it is not there. Empty is the working directory.
 	Dir string
 	// Force replaces a directory that is there already, once the new one is
-	// complete.
+	// complete and verified.
 	Force bool
-	// Progress is called, from one goroutine, whenever bytes have arrived.
+	// Jobs is how many connections are read from at once, for all checkpoints
+	// together. If less than or equal to 0, 8.
+	Jobs int
+	// Progress is called as bytes arrive, from one goroutine at a time.
 	Progress func(Progress)
-	// HTTPClient fetches the signed URL. Nil is http.DefaultClient.
+	// Notice is called with what people should know of a download that goes on,
+	// such as that it began anew, from one goroutine at a time.
+	Notice func(path tinkex.TinkerPath, message string)
+	// HTTPClient fetches the signed URLs, without credentials. Nil is one of the
+	// download's own, which keeps to HTTP/1.1 so that each job has a connection.
 	HTTPClient *http.Client
+	// StallTimeout is how long a connection may bring next to nothing before
+	// another is tried. If less than or equal to 0, 30 s.
+	StallTimeout time.Duration
+	// Retries is how often in a row a request may fail before the download does.
+	// Zero is 8, negative is never.
+	Retries int
+	// RetryDelay is the first wait between two tries, which doubles from one to
+	// the next up to 15 s. If less than or equal to 0, half a second.
+	RetryDelay time.Duration
+	// Logger hears of retries. Nil discards.
+	Logger *slog.Logger
 }
 
 // Progress says how far a download is.
 type Progress struct {
 	Path tinkex.TinkerPath
-	// Bytes have arrived of Total; Total is -1 if the server does not say.
-	// They count the archive as it travels, which is a little more than its
-	// files.
+	// Bytes are there of Total; Total is -1 if the server does not say. Where
+	// the server gives no manifest they count the archive, which is a little
+	// more than its files. Bytes falls only when a download begins anew.
 	Bytes, Total int64
+	// Resumed is how many of Bytes an earlier download had fetched.
+	Resumed int64
 }
 
 // Downloaded is a checkpoint on disk.
 type Downloaded struct {
+	Path  tinkex.TinkerPath
 	Dir   string
 	Files []File
 	// SizeBytes is the sum of the files' sizes.
 	SizeBytes int64
+	// Fetched is how many bytes came over the network for it.
+	Fetched int64
+	// Verified: the server gave digests, and every file has the one it should
+	// have. Without, the files are as they arrived: the archive was whole, and
+	// the headers of safetensors files agree with their lengths.
+	Verified bool
 }
 
 // File is one file of a downloaded checkpoint.
 type File struct {
-	Name   string
-	Size   int64 // bytes
-	SHA256 string
+	Name   string `json:"name"`
+	Size   int64  `json:"size_bytes"`
+	SHA256 string `json:"sha256"` // of what is on disk, 64 hexadecimal digits
 }
 
 // ArchiveClient is what Download needs of a *tinkex.RestClient.
@@ -58,116 +91,211 @@ type ArchiveClient interface {
 	ArchiveURL(ctx context.Context, path tinkex.TinkerPath) (tinkex.ArchiveURL, error)
 }
 
-// Download fetches a checkpoint and unpacks it into opts.Dir/<path.DirName()>,
-// as its bytes arrive and in constant memory. The directory appears, complete,
-// by one rename; until then the files grow in a hidden one beside it, which is
-// removed if the download fails.
-//
-// A directory that is there already is tinkex.ErrExists, unless opts.Force is
-// set: then the old one stays until the new one is complete. An archive whose
-// members could end up elsewhere is refused.
-func Download(ctx context.Context, client ArchiveClient, path tinkex.TinkerPath, opts DownloadOptions) (Downloaded, error) {
-	d, err := download(ctx, client, path, opts)
-	if err != nil {
-		return Downloaded{}, fmt.Errorf("download %s: %w", path, err)
-	}
-	return d, nil
+// ManifestClient is implemented by clients of servers that tell what a
+// checkpoint consists of. Download asks an ArchiveClient that is one for the
+// manifest first.
+type ManifestClient interface {
+	Manifest(ctx context.Context, path tinkex.TinkerPath) (tinkex.Manifest, error)
 }
 
-func download(ctx context.Context, client ArchiveClient, path tinkex.TinkerPath, opts DownloadOptions) (d Downloaded, err error) {
-	if err := path.Validate(); err != nil {
-		return d, err
+// Download fetches a checkpoint into opts.Dir/<path.DirName()>, in parallel and
+// in constant memory.
+//
+// From a server that gives a manifest, the files are fetched as such and each
+// is checked against its SHA-256 while it is written; from others, the archive
+// is unpacked as it arrives, and one whose members could end up elsewhere is
+// refused.
+//
+// The directory appears, complete and flushed to disk, by one rename. Until
+// then the files grow in a hidden one beside it, .<name>.partial, which stays
+// when the download fails: the next one goes on from there, after having read
+// and checked what is in it. Two downloads of the same checkpoint into the same
+// directory take turns.
+//
+// A directory that is there already is tinkex.ErrExists, unless opts.Force is
+// set: then the old one stays until the new one takes its place.
+func Download(ctx context.Context, client ArchiveClient, path tinkex.TinkerPath, opts DownloadOptions) (Downloaded, error) {
+	r := DownloadAll(ctx, client, []tinkex.TinkerPath{path}, opts)[0]
+	return r.Downloaded, r.Err
+}
+
+// DownloadResult is what became of one download of several.
+type DownloadResult struct {
+	Downloaded
+	Err error
+}
+
+// checkpointsAtOnce is how many checkpoints of several are worked on at once.
+const checkpointsAtOnce = 4
+
+// DownloadAll is Download for several checkpoints, which share the jobs. Its
+// results are in the order of the paths; one failure does not end the others.
+func DownloadAll(ctx context.Context, client ArchiveClient, paths []tinkex.TinkerPath, opts DownloadOptions) []DownloadResult {
+	remote := transfer.New(transfer.Options{
+		HTTPClient: opts.HTTPClient, Jobs: opts.Jobs, StallTimeout: opts.StallTimeout,
+		Retries: opts.Retries, RetryDelay: opts.RetryDelay, Logger: opts.Logger,
+	})
+	defer remote.Close()
+	results := make([]DownloadResult, len(paths))
+	var talk sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(checkpointsAtOnce)
+	for i, p := range paths {
+		g.Go(func() error {
+			d := &download{path: p, client: client, remote: remote, force: opts.Force, notice: func(string) {}}
+			if opts.Notice != nil {
+				d.notice = func(message string) {
+					talk.Lock()
+					defer talk.Unlock()
+					opts.Notice(p, message)
+				}
+			}
+			if opts.Progress != nil {
+				d.progress.report = func(now Progress) {
+					talk.Lock()
+					defer talk.Unlock()
+					now.Path = p
+					opts.Progress(now)
+				}
+			}
+			results[i].Path = p
+			got, err := d.run(ctx, opts.Dir)
+			if err != nil {
+				results[i].Err = fmt.Errorf("download %s: %w", p, err)
+				return nil
+			}
+			results[i].Downloaded = got
+			return nil
+		})
 	}
-	parent := opts.Dir
+	_ = g.Wait() // the functions return no errors
+	return results
+}
+
+// download is one checkpoint on its way.
+type download struct {
+	path     tinkex.TinkerPath
+	client   ArchiveClient
+	remote   *transfer.Client
+	force    bool
+	notice   func(string)
+	progress tracker
+}
+
+// restarts is how often a checkpoint may change while it is being fetched.
+const restarts = 3
+
+func (d *download) run(ctx context.Context, parent string) (Downloaded, error) {
+	if err := d.path.Validate(); err != nil {
+		return Downloaded{}, err
+	}
 	if parent == "" {
 		parent = "."
 	}
-	target := filepath.Join(parent, path.DirName())
-	if _, err := os.Lstat(target); err == nil && !opts.Force {
-		return d, &tinkex.Error{Category: tinkex.CategoryUser, Message: target + " already exists", Err: tinkex.ErrExists}
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return d, err
+	target := filepath.Join(parent, d.path.DirName())
+	if err := d.checkTarget(target); err != nil {
+		return Downloaded{}, err
 	}
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return d, err
+		return Downloaded{}, err
 	}
-	u, err := client.ArchiveURL(ctx, path)
+	part, err := openPartial(ctx, target, d.notice)
 	if err != nil {
-		return d, err
+		return Downloaded{}, err
 	}
-	partial, err := os.MkdirTemp(parent, "."+path.DirName()+".partial-")
-	if err != nil {
-		return d, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(partial)) }()
-	if err := os.Chmod(partial, 0o755); err != nil {
-		return d, err
-	}
-	body, total, err := fetch(ctx, opts.HTTPClient, u.URL)
-	if err != nil {
-		return d, err
-	}
-	defer body.Close()
-	files, err := archive.Extract(ctx, &progressReader{r: body, report: opts.Progress, now: Progress{Path: path, Total: total}}, partial, archive.ExtractOptions{Sync: true})
-	if err != nil {
-		return d, err
-	}
-	for _, f := range files {
-		d.Files = append(d.Files, File{Name: f.Name, Size: f.Size, SHA256: fmt.Sprintf("%x", f.SHA256)})
-		d.SizeBytes += f.Size
-	}
-	d.Dir = target
-	return d, replaceDir(partial, target)
+	got, err := d.into(ctx, part, target)
+	return got, errors.Join(err, part.close(err == nil))
 }
 
-// fetch opens the archive. The URL carries its own permission, so no
-// credential is sent with it.
-func fetch(ctx context.Context, client *http.Client, url string) (io.ReadCloser, int64, error) {
-	if client == nil {
-		client = http.DefaultClient
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, 0, &tinkex.Error{Op: "fetch the archive", Category: tinkex.CategoryServer, Err: err}
-	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, 0, &tinkex.Error{Op: "fetch the archive", Status: resp.StatusCode, Category: tinkex.CategoryServer}
-	}
-	return resp.Body, resp.ContentLength, nil
-}
-
-// replaceDir puts a complete directory where another may be, such that at any
-// instant one of the two is there.
-func replaceDir(from, to string) error {
-	old := from + ".old"
-	switch err := os.Rename(to, old); {
+// checkTarget refuses what is in the way, before anything is fetched.
+func (d *download) checkTarget(target string) error {
+	switch info, err := os.Lstat(target); {
 	case errors.Is(err, fs.ErrNotExist):
-		return os.Rename(from, to)
+		return nil
 	case err != nil:
 		return err
+	case !info.IsDir():
+		return &tinkex.Error{Category: tinkex.CategoryUser, Message: target + " is in the way: it is not a directory; choose another output directory", Err: tinkex.ErrExists}
+	case !d.force:
+		return &tinkex.Error{Category: tinkex.CategoryUser, Message: target + " already exists", Err: tinkex.ErrExists}
 	}
-	if err := os.Rename(from, to); err != nil {
-		return errors.Join(err, os.Rename(old, to))
-	}
-	return os.RemoveAll(old)
+	return nil
 }
 
-type progressReader struct {
-	r      io.Reader
-	report func(Progress)
-	now    Progress
+func (d *download) into(ctx context.Context, part *partial, target string) (Downloaded, error) {
+	// Whoever had the partial directory before may have finished.
+	if err := d.checkTarget(target); err != nil {
+		return Downloaded{}, err
+	}
+	got := Downloaded{Path: d.path, Dir: target}
+	for try := 1; ; try++ {
+		files, verified, err := d.fetch(ctx, part)
+		if err == nil {
+			got.Files, got.Verified = files, verified
+			break
+		}
+		if ctx.Err() != nil || !errors.Is(err, transfer.ErrChanged) && !errors.Is(err, errStartOver) || try > restarts {
+			return Downloaded{}, err
+		}
+		d.notice("starting over: " + err.Error())
+		if err := part.clear(); err != nil {
+			return Downloaded{}, err
+		}
+		d.progress.restart()
+	}
+	for _, f := range got.Files {
+		got.SizeBytes += f.Size
+	}
+	got.Fetched = d.progress.fetched.Load()
+	m := savedManifest{
+		Format: manifestFormat, Path: d.path.String(), DownloadedAt: time.Now().UTC().Truncate(time.Second),
+		DigestsFromServer: got.Verified, Files: got.Files,
+	}
+	if err := m.write(part.files()); err != nil {
+		return Downloaded{}, err
+	}
+	if err := part.finish(target); err != nil {
+		return Downloaded{}, err
+	}
+	d.progress.end()
+	return got, nil
 }
 
-func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	p.now.Bytes += int64(n)
-	if p.report != nil && n > 0 {
-		p.report(p.now)
+// errStartOver: what is there of the download is of no use.
+var errStartOver = errors.New("what was downloaded before cannot be continued")
+
+// fetch brings all files into the partial directory.
+func (d *download) fetch(ctx context.Context, part *partial) (files []File, verified bool, err error) {
+	if c, ok := d.client.(ManifestClient); ok {
+		m, err := c.Manifest(ctx, d.path)
+		if err == nil {
+			files, err = d.fetchFiles(ctx, part, c, m)
+			return files, true, err
+		}
+		if !noManifest(err) {
+			return nil, false, err
+		}
 	}
-	return n, err
+	files, err = d.fetchArchive(ctx, part)
+	return files, false, err
+}
+
+// noManifest reports whether err is how a server without manifests answers.
+// That the checkpoint is not there either shows when the archive is asked for.
+func noManifest(err error) bool {
+	var e *tinkex.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests && e.Status != http.StatusRequestTimeout ||
+		e.Status == 0 && e.Category == tinkex.CategoryServer && !errors.Is(err, context.Canceled)
+}
+
+// checkNames refuses what the archive's rules refuse, and the name of our own
+// file.
+func checkNames(names []string) error {
+	if slices.Contains(names, ManifestFile) {
+		return fmt.Errorf("a file is called %s, which is kept for the download's own", ManifestFile)
+	}
+	return archive.CheckNames(names)
 }

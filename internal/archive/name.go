@@ -175,3 +175,15 @@ func (s *nameSet) claim(dir string) bool {
 	s.seen[key] = d
 	return true
 }
+
+// CheckNames applies the rules for the names of an archive's files to the
+// files of something else.
+func CheckNames(names []string) error {
+	set := newNameSet(len(names))
+	for _, name := range names {
+		if err := set.addFile(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

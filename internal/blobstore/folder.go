@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/tinkex/tinkex/internal/durable"
 )
 
 // The layout of a folder store, below its directory:
@@ -101,7 +103,7 @@ func openFolder(dir string) (*folder, error) {
 
 	s.staging = filepath.Join(staging, opener())
 	s.alive = flock.New(s.staging+lockSuffix, flock.SetFlag(os.O_RDWR|os.O_CREATE|os.O_EXCL))
-	if _, err := s.alive.TryLock(); err != nil && !noLocks(err) {
+	if _, err := s.alive.TryLock(); err != nil && !durable.NoLocks(err) {
 		return nil, err
 	}
 	if err := os.Mkdir(s.staging, dirMode); err != nil {
@@ -129,7 +131,7 @@ func makeDirs(dir string) error {
 	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	return durable.SyncDir(parent)
 }
 
 // opener returns a name for a staging directory that nobody has used before.
@@ -168,7 +170,7 @@ func sweep(staging string) {
 func sweepOpener(path string) {
 	l := flock.New(path+lockSuffix, flock.SetFlag(os.O_RDWR))
 	locked, err := l.TryLock()
-	if dead := locked || noLocks(err) && abandoned(path) && abandoned(path+lockSuffix); !dead {
+	if dead := locked || durable.NoLocks(err) && abandoned(path) && abandoned(path+lockSuffix); !dead {
 		return
 	}
 	removed := os.RemoveAll(path)
@@ -351,7 +353,7 @@ func (s *folder) adopt(ctx context.Context, staged string, d Digest, size int64)
 	}
 	// Even if the blob was there: whoever put it there may not have come this
 	// far, and our caller is promised that it survives.
-	if err := syncDir(shard); err != nil {
+	if err := durable.SyncDir(shard); err != nil {
 		return Info{}, err
 	}
 	// Last, so that the time is as close to our return as can be.
@@ -370,7 +372,7 @@ func (s *folder) makeShard(shard string) error {
 	if err := os.Mkdir(shard, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(s.blobs)
+	return durable.SyncDir(s.blobs)
 }
 
 func touch(path string) error {

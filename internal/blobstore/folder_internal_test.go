@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tinkex/tinkex/internal/durable"
 )
 
 func TestLock(t *testing.T) {
@@ -40,16 +42,16 @@ func TestLock(t *testing.T) {
 func TestNoLocks(t *testing.T) {
 	for _, err := range []error{errors.ErrUnsupported, syscall.ENOSYS, syscall.ENOTSUP, syscall.ENOLCK,
 		&os.PathError{Op: "lock", Path: "x", Err: errors.ErrUnsupported}} {
-		if !noLocks(err) {
+		if !durable.NoLocks(err) {
 			t.Errorf("%v means that there are no locks", err)
 		}
 	}
 	for _, err := range []error{nil, os.ErrNotExist, syscall.EACCES, context.Canceled} {
-		if noLocks(err) {
+		if durable.NoLocks(err) {
 			t.Errorf("%v does not mean that there are no locks", err)
 		}
 	}
-	if runtime.GOOS != "windows" && noLocks(syscall.EPERM) {
+	if runtime.GOOS != "windows" && durable.NoLocks(syscall.EPERM) {
 		t.Error("a lack of permission is taken for a lack of locks")
 	}
 }

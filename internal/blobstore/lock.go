@@ -2,14 +2,13 @@ package blobstore
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/tinkex/tinkex/internal/durable"
 )
 
 // lockRetry is how often a lock that somebody else holds is tried again.
@@ -22,7 +21,7 @@ const lockRetry = 5 * time.Millisecond
 // own exclusion for this process, and other processes are on their honour.
 func lock(ctx context.Context, path string) (release func(), err error) {
 	l := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE))
-	if _, err := l.TryLockContext(ctx, lockRetry); err != nil && !noLocks(err) {
+	if _, err := l.TryLockContext(ctx, lockRetry); err != nil && !durable.NoLocks(err) {
 		return nil, err
 	}
 	return func() { _ = l.Unlock() }, nil
@@ -34,16 +33,6 @@ func unlock(l *flock.Flock) error {
 		return nil
 	}
 	return l.Unlock()
-}
-
-// noLocks reports whether err says that the file system or the platform has no
-// locks to give.
-func noLocks(err error) bool {
-	// What Windows says where a file server knows no locks. Elsewhere the
-	// number means something else.
-	const invalidFunction = syscall.Errno(1)
-	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK) ||
-		runtime.GOOS == "windows" && errors.Is(err, invalidFunction)
 }
 
 // shardLocks excludes users of the same shard from each other: goroutines by a

@@ -206,4 +206,3 @@ func (s *Server) endTransfer(r *http.Request, err error) {
 	}
 	panic(http.ErrAbortHandler)
 }
-

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package blobstore
+package durable
 
 import (
 	"errors"
@@ -8,10 +8,10 @@ import (
 	"syscall"
 )
 
-// syncDir makes the entries of a directory survive a power cut. File systems
+// SyncDir makes the entries of a directory survive a power cut. File systems
 // that cannot flush a directory say so with EINVAL or ENOTSUP; there is
 // nothing more to be done on those, and it is not an error.
-func syncDir(dir string) error {
+func SyncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -1,0 +1,250 @@
+package checkpoint
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/transfer"
+)
+
+// ErrDigest: a file's bytes are not those that its SHA-256 promises.
+var ErrDigest = errors.New("the SHA-256 does not match")
+
+// filesAtOnce is how many files of a checkpoint are written at once. Each is
+// hashed by one processor at a time.
+const filesAtOnce = 4
+
+// fetchFiles brings the files of a manifest, in the manifest's order.
+func (d *download) fetchFiles(ctx context.Context, part *partial, client ManifestClient, m tinkex.Manifest) ([]File, error) {
+	names := make([]string, len(m.Files))
+	for i, f := range m.Files {
+		names[i] = f.Name
+	}
+	if err := checkNames(names); err != nil {
+		return nil, err
+	}
+	switch {
+	case part.state.Digest == m.Digest:
+	case part.state.Digest != "" && part.hasBytes():
+		return nil, fmt.Errorf("%w: the checkpoint is another one than the one begun before", errStartOver)
+	default:
+		if err := part.clear(); err != nil {
+			return nil, err
+		}
+		part.state.Digest = m.Digest
+		if err := part.save(); err != nil {
+			return nil, err
+		}
+	}
+	root, err := os.OpenRoot(part.files())
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for _, name := range names {
+		if err := root.MkdirAll(filepath.FromSlash(path.Dir(name)), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	d.progress.begin(m.SizeBytes)
+	urls := &fileURLs{client: client, manifest: m}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(filesAtOnce)
+	for _, f := range m.Files {
+		g.Go(func() error {
+			if err := d.fetchFile(ctx, root, urls, f); err != nil {
+				return fmt.Errorf("%s: %w", f.Name, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if err := removeOthers(root, names); err != nil {
+		return nil, err
+	}
+	files := make([]File, len(m.Files))
+	for i, f := range m.Files {
+		files[i] = File{Name: f.Name, Size: f.SizeBytes, SHA256: f.SHA256}
+	}
+	return files, nil
+}
+
+// removeOthers removes what no manifest accounts for.
+func removeOthers(root *os.Root, names []string) error {
+	known := map[string]bool{}
+	for _, n := range names {
+		known[n] = true
+	}
+	return fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || known[name] {
+			return err
+		}
+		return root.Remove(filepath.FromSlash(name))
+	})
+}
+
+// fileURLs are a manifest's URLs, renewed for all files at once.
+type fileURLs struct {
+	client ManifestClient
+
+	mu       sync.Mutex
+	manifest tinkex.Manifest
+}
+
+// of returns a file's URL, if it can be one other than the refused one.
+func (u *fileURLs) of(ctx context.Context, name, refused string) (string, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if url := u.find(name); refused == "" || url != refused {
+		return url, nil
+	}
+	m, err := u.client.Manifest(ctx, u.manifest.Path)
+	if err != nil {
+		return "", err
+	}
+	if m.Digest != u.manifest.Digest {
+		return "", fmt.Errorf("%w: the checkpoint was overwritten", transfer.ErrChanged)
+	}
+	u.manifest = m
+	return u.find(name), nil
+}
+
+func (u *fileURLs) find(name string) string {
+	for _, f := range u.manifest.Files {
+		if f.Name == name {
+			return f.URL
+		}
+	}
+	return ""
+}
+
+// fetchFile brings one file, from where an earlier download left it. What does
+// not have the right digest in the end is fetched once more, whole.
+func (d *download) fetchFile(ctx context.Context, root *os.Root, urls *fileURLs, f tinkex.ManifestFile) error {
+	w, err := root.OpenFile(filepath.FromSlash(f.Name), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	o := transfer.Object{
+		Name: f.Name, Size: f.SizeBytes,
+		Locate: func(ctx context.Context, refused string) (string, error) { return urls.of(ctx, f.Name, refused) },
+	}
+	h := sha256.New()
+	have, err := d.continueFile(ctx, w, f.SizeBytes, h)
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		err := d.fetchRest(ctx, o, w, have, h)
+		if errors.Is(err, transfer.ErrNoRanges) && have > 0 {
+			d.notice(f.Name + " is fetched from its beginning: " + err.Error())
+		} else if err != nil {
+			return err
+		} else if got := hex.EncodeToString(h.Sum(nil)); got == f.SHA256 {
+			return w.Sync()
+		} else if err = fmt.Errorf("%w: it is %s instead of %s", ErrDigest, got, f.SHA256); try > 1 {
+			// Nobody is to go on from it.
+			return errors.Join(err, w.Truncate(0))
+		} else {
+			d.notice(f.Name + " is fetched once more: " + err.Error())
+			have = f.SizeBytes
+		}
+		if err := restartFile(w, h); err != nil {
+			return err
+		}
+		d.progress.lost(have)
+		have = 0
+	}
+}
+
+func restartFile(w *os.File, h hash.Hash) error {
+	h.Reset()
+	if err := w.Truncate(0); err != nil {
+		return err
+	}
+	_, err := w.Seek(0, io.SeekStart)
+	return err
+}
+
+// continueFile hashes what is there of a file and returns how much that is.
+func (d *download) continueFile(ctx context.Context, w *os.File, size int64, h hash.Hash) (int64, error) {
+	info, err := w.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > size {
+		return 0, restartFile(w, h)
+	}
+	if err := hashFile(ctx, w, h); err != nil {
+		return 0, err
+	}
+	if info.Size() > 0 {
+		d.progress.resumed(info.Size())
+	}
+	return info.Size(), nil
+}
+
+// hashFile reads on to the end.
+func hashFile(ctx context.Context, r io.Reader, h hash.Hash) error {
+	buf := make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF { //nolint:errorlint // a reader ends with io.EOF itself
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// fetchRest appends the bytes from an offset on, each piece hashed while it is
+// being written.
+func (d *download) fetchRest(ctx context.Context, o transfer.Object, w *os.File, offset int64, h hash.Hash) error {
+	r, err := d.remote.Open(ctx, o, offset, d.progress.arrived)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for {
+		b, err := r.Next()
+		if err == io.EOF { //nolint:errorlint // the end itself
+			break
+		}
+		if err != nil {
+			return err
+		}
+		var hashing sync.WaitGroup
+		hashing.Go(func() { h.Write(b) })
+		n, err := w.Write(b)
+		hashing.Wait()
+		if err != nil {
+			return err
+		}
+		offset += int64(n)
+	}
+	if offset != o.Size {
+		return fmt.Errorf("%d bytes arrived instead of %d", offset, o.Size)
+	}
+	return nil
+}
