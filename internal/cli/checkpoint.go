@@ -14,7 +14,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "checkpoint",
 		Aliases: []string{"checkpoints", "ckpt"},
-		Short:   "List, inspect, download, share, expire and delete checkpoints",
+		Short:   "List, inspect, download, verify, share, expire and delete checkpoints",
 		Long: `Checkpoints are addressed by their tinker paths:
 
   tinker://<run-id>/weights/<name>           to resume training from
@@ -25,6 +25,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 		a.checkpointListCommand(),
 		a.checkpointInfoCommand(),
 		a.checkpointDownloadCommand(),
+		a.checkpointVerifyCommand(),
 		a.checkpointPublishCommand(),
 		a.checkpointUnpublishCommand(),
 		a.checkpointSetTTLCommand(),

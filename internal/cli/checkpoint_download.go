@@ -2,12 +2,12 @@ package cli
 
 import (
 	"context"
-	"sync"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
@@ -24,11 +24,18 @@ func (a *app) checkpointDownloadCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "download PATH...",
 		Short: "Download checkpoints and unpack them",
-		Long: `Download checkpoints. Each is unpacked into a directory of its own,
-<output>/<run-id>_<kind>_<name>, which appears only once it is complete.
+		Long: `Download checkpoints, each into a directory of its own,
+<output>/<run-id>_<kind>_<name>, which appears only once it is complete. What is
+interrupted is continued by the same command: until then the files are in a
+hidden directory, .<run-id>_<kind>_<name>.partial.
+
+A tinkex server tells every file's SHA-256, and each file is checked while it is
+written. Other servers give an archive; what can be checked of that is checked.
+'tinkex checkpoint verify' checks again later.
 
 With -f json the answer is {"downloaded": [{"tinker_path", "destination",
-"size_bytes", "files": [{"name", "size_bytes", "sha256"}]}], "failed": [...]}.
+"size_bytes", "fetched_bytes", "verified", "files": [{"name", "size_bytes",
+"sha256"}]}], "failed": [{"tinker_path", "error"}]}.
 ` + exitStatusHelp,
 		Example: "  tinkex checkpoint download tinker://RUN/weights/0001 -o ./models",
 		Args:    cobra.MinimumNArgs(1),
@@ -40,12 +47,13 @@ With -f json the answer is {"downloaded": [{"tinker_path", "destination",
 			if err != nil {
 				return err
 			}
-			return a.checkpointDownload(cmd.Context(), paths, f)
+			slices.SortFunc(paths, func(p, q tinkex.TinkerPath) int { return strings.Compare(p.String(), q.String()) })
+			return a.checkpointDownload(cmd.Context(), slices.Compact(paths), f)
 		},
 	}
 	cmd.Flags().StringVarP(&f.output, "output", "o", ".", "directory to make the checkpoints' directories in")
 	cmd.Flags().BoolVar(&f.force, "force", false, "replace a directory that is there, once the new one is complete")
-	cmd.Flags().IntVar(&f.jobs, "jobs", 4, "how many checkpoints to download at once")
+	cmd.Flags().IntVar(&f.jobs, "jobs", 8, "how many connections to read from at once, for all checkpoints together")
 	return cmd
 }
 
@@ -55,17 +63,17 @@ type downloadedJSON struct {
 }
 
 type downloadJSON struct {
-	TinkerPath  string     `json:"tinker_path"`
-	Destination string     `json:"destination"`
-	SizeBytes   int64      `json:"size_bytes"`
-	Files       []fileJSON `json:"files"`
+	TinkerPath   string            `json:"tinker_path"`
+	Destination  string            `json:"destination"`
+	SizeBytes    int64             `json:"size_bytes"`
+	FetchedBytes int64             `json:"fetched_bytes"`
+	Verified     bool              `json:"verified"`
+	Files        []checkpoint.File `json:"files"`
 }
 
-type fileJSON struct {
-	Name      string `json:"name"`
-	SizeBytes int64  `json:"size_bytes"`
-	SHA256    string `json:"sha256"`
-}
+// downloadRetries is how often in a row a request of a download may fail: about
+// a minute's worth. A download is worth more patience than a question.
+const downloadRetries = 8
 
 func (a *app) checkpointDownload(ctx context.Context, paths []tinkex.TinkerPath, f downloadFlags) error {
 	client, err := a.rest()
@@ -74,99 +82,97 @@ func (a *app) checkpointDownload(ctx context.Context, paths []tinkex.TinkerPath,
 	}
 	defer client.Close()
 	bars := a.bars(ctx)
+	if len(paths) > 1 {
+		bars.addTotal()
+	}
+	byPath := map[tinkex.TinkerPath]*bar{}
+	for i, label := range shortLabels(paths) {
+		byPath[paths[i]] = bars.add(label)
+	}
+	var notices []string
+	results := checkpoint.DownloadAll(ctx, client, paths, checkpoint.DownloadOptions{
+		Dir: f.output, Force: f.force, Jobs: f.jobs, Logger: a.logger(), Retries: downloadRetries,
+		Progress: func(now checkpoint.Progress) {
+			byPath[now.Path].set(now.Bytes, now.Total, now.Resumed)
+			if now.Bytes == now.Total {
+				byPath[now.Path].end(true)
+			}
+		},
+		Notice: func(path tinkex.TinkerPath, message string) {
+			if notice := fmt.Sprintf("%s: %s", path, message); bars == nil {
+				a.say("%s", notice)
+			} else {
+				notices = append(notices, notice)
+			}
+		},
+	})
 	out := downloadedJSON{Downloaded: []downloadJSON{}, Failed: []failedJSON{}}
-	var mu sync.Mutex
 	var errs []error
-	var g errgroup.Group
-	g.SetLimit(f.jobs)
-	for _, p := range paths {
-		g.Go(func() error {
-			bar := bars.add(p.DirName())
-			d, err := checkpoint.Download(ctx, client, p, checkpoint.DownloadOptions{
-				Dir: f.output, Force: f.force,
-				Progress: func(now checkpoint.Progress) { bar.set(now.Bytes, now.Total) },
-			})
-			bar.end(err == nil)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, err)
-				out.Failed = append(out.Failed, failedJSON{p.String(), err.Error()})
-				return nil
-			}
-			j := downloadJSON{TinkerPath: p.String(), Destination: d.Dir, SizeBytes: d.SizeBytes}
-			for _, file := range d.Files {
-				j.Files = append(j.Files, fileJSON{file.Name, file.Size, file.SHA256})
-			}
-			out.Downloaded = append(out.Downloaded, j)
-			return nil
+	for i, r := range results {
+		byPath[paths[i]].end(r.Err == nil)
+		if r.Err != nil {
+			errs = append(errs, r.Err)
+			out.Failed = append(out.Failed, failedJSON{paths[i].String(), r.Err.Error()})
+			continue
+		}
+		out.Downloaded = append(out.Downloaded, downloadJSON{
+			TinkerPath: r.Path.String(), Destination: r.Dir, SizeBytes: r.SizeBytes,
+			FetchedBytes: r.Fetched, Verified: r.Verified, Files: r.Files,
 		})
 	}
-	_ = g.Wait() // the functions return no errors
 	bars.wait()
+	for _, n := range notices {
+		a.say("%s", n)
+	}
 	if a.format == "json" {
 		if err := a.printJSON(out); err != nil {
 			return err
 		}
-	} else {
-		for _, d := range out.Downloaded {
-			a.say("%s, %s in %s", d.TinkerPath, size(d.SizeBytes), plural(len(d.Files), "file"))
-			if err := a.print("%s\n", d.Destination); err != nil {
-				return err
-			}
-		}
-		for _, e := range errs {
-			a.printError(ctx, e)
-		}
+	} else if err := a.printDownloaded(ctx, out.Downloaded, errs); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		a.say("Interrupted. The same command goes on from here.")
+		return errors.Join(errSilent, ctx.Err())
 	}
 	return failedItems(errs, len(paths))
 }
 
-// bars draws progress on a terminal's standard error, and nowhere else.
-type bars struct{ p *mpb.Progress }
-
-type bar struct{ b *mpb.Bar }
-
-func (a *app) bars(ctx context.Context) bars {
-	if !a.StderrTerminal || a.format == "json" {
-		return bars{}
+func (a *app) printDownloaded(ctx context.Context, done []downloadJSON, errs []error) error {
+	for _, d := range done {
+		checked := "every SHA-256 matches"
+		if !d.Verified {
+			checked = "the server gave no digests to check against"
+		}
+		again := ""
+		if before := d.SizeBytes - d.FetchedBytes; before > 0 && d.Verified {
+			again = fmt.Sprintf(", %s of it from before", size(before))
+		}
+		a.say("%s: %s in %s%s; %s", d.TinkerPath, size(d.SizeBytes), plural(len(d.Files), "file"), again, checked)
+		if err := a.print("%s\n", d.Destination); err != nil {
+			return err
+		}
 	}
-	return bars{mpb.NewWithContext(ctx, mpb.WithOutput(a.Stderr), mpb.WithAutoRefresh())}
+	if ctx.Err() == nil {
+		for _, e := range errs {
+			a.printError(ctx, e)
+		}
+	}
+	return nil
 }
 
-func (b bars) add(name string) bar {
-	if b.p == nil {
-		return bar{}
+// shortLabels names checkpoints as briefly as tells them apart: by their names
+// within one run, and with the beginning of the run's id else.
+func shortLabels(paths []tinkex.TinkerPath) []string {
+	labels := make([]string, len(paths))
+	for i, p := range paths {
+		labels[i] = p.CheckpointID()
+		if p.RunID != paths[0].RunID {
+			for j, q := range paths {
+				labels[j] = q.RunID[:min(8, len(q.RunID))] + " " + q.CheckpointID()
+			}
+			return labels
+		}
 	}
-	return bar{b.p.AddBar(0,
-		mpb.BarFillerTrim(),
-		mpb.PrependDecorators(decor.Name(name+" ", decor.WCSyncSpaceR), decor.Counters(decor.SizeB1024(0), "% .1f / % .1f")),
-		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace), decor.Name(" "), decor.EwmaETA(decor.ET_STYLE_GO, 30)),
-	)}
-}
-
-func (b bar) set(bytes, total int64) {
-	if b.b == nil {
-		return
-	}
-	if total > 0 {
-		b.b.SetTotal(total, false)
-	}
-	b.b.SetCurrent(bytes)
-}
-
-func (b bar) end(done bool) {
-	switch {
-	case b.b == nil:
-	case done:
-		b.b.SetTotal(-1, true)
-	default:
-		b.b.Abort(false)
-	}
-}
-
-func (b bars) wait() {
-	if b.p != nil {
-		b.p.Wait()
-	}
+	return labels
 }

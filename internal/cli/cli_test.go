@@ -312,7 +312,7 @@ func TestCheckpointDownload(t *testing.T) {
 		var sum int64
 		for _, f := range d.Files {
 			info, err := os.Stat(filepath.Join(d.Destination, f.Name))
-			if err != nil || info.Size() != f.SizeBytes {
+			if err != nil || info.Size() != f.Size {
 				t.Errorf("%s: %v, %v", f.Name, info, err)
 			}
 			sum += f.SizeBytes

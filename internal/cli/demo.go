@@ -279,7 +279,7 @@ func (s *story) download() error {
 	bar := bars.add("    ")
 	d, err := checkpoint.Download(s.ctx, s.rest, s.last, checkpoint.DownloadOptions{
 		Dir: s.dir, Force: true,
-		Progress: func(p checkpoint.Progress) { bar.set(p.Bytes, p.Total) },
+		Progress: func(p checkpoint.Progress) { bar.set(p.Bytes, p.Total, p.Resumed) },
 	})
 	bar.end(err == nil)
 	bars.wait()
