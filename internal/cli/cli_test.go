@@ -315,7 +315,7 @@ func TestCheckpointDownload(t *testing.T) {
 			if err != nil || info.Size() != f.Size {
 				t.Errorf("%s: %v, %v", f.Name, info, err)
 			}
-			sum += f.SizeBytes
+			sum += f.Size
 		}
 		if sum != d.SizeBytes || len(d.Files) != 4 {
 			t.Errorf("%d files of %d bytes, said to be %d", len(d.Files), sum, d.SizeBytes)
