@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gofrs/flock"
+	"github.com/tinkex/tinkex/internal/pyvenv"
 )
 
 // tinkexBinary is the command under test, built once.
@@ -98,58 +98,13 @@ func (s *server) kill() {
 	_ = s.cmd.Wait()
 }
 
-// Python's virtual environment with the published packages, made once a day.
-var venvOnce = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("TINKEX_CONFORMANCE_VENV"); dir != "" {
-		return dir, nil
-	}
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		return "", fmt.Errorf("python3 is needed: %w", err)
-	}
-	version, err := exec.Command(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").Output()
-	if err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	root := filepath.Join(cache, "tinkex-conformance")
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", err
-	}
-	// Another process may be making it.
-	lock := flock.New(filepath.Join(root, "lock"))
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	if _, err := lock.TryLockContext(ctx, time.Second); err != nil {
-		return "", err
-	}
-	defer func() { _ = lock.Unlock() }()
-	dir := filepath.Join(root, strings.TrimSpace(string(version))+"-"+time.Now().UTC().Format(time.DateOnly))
-	done := filepath.Join(dir, "complete")
-	if _, err := os.Stat(done); err == nil {
-		return dir, nil
-	}
-	for _, args := range [][]string{
-		{python, "-m", "venv", "--clear", dir},
-		{filepath.Join(dir, "bin", "pip"), "install", "--quiet", "--disable-pip-version-check", "--upgrade", "tinker", "numpy", "safetensors"},
-	} {
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
-		}
-	}
-	return dir, os.WriteFile(done, nil, 0o600)
-})
-
 var sayVersion sync.Once
 
 // venv returns the environment, or skips the test without one; under CI its
 // absence is a failure.
 func venv(t *testing.T) string {
 	t.Helper()
-	dir, err := venvOnce()
+	dir, err := pyvenv.Dir()
 	if err != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("the published tinker package is needed: %v", err)
@@ -157,22 +112,14 @@ func venv(t *testing.T) string {
 		t.Skipf("SKIPPED: no conformance without the published tinker package: %v", err)
 	}
 	sayVersion.Do(func() {
-		out, err := exec.Command(filepath.Join(dir, "bin", "tinker"), "version").Output()
-		fmt.Printf("conformance against %s (%v)\n", strings.TrimSpace(string(out)), err)
+		version, err := pyvenv.Version(dir)
+		fmt.Printf("conformance against %s (%v)\n", version, err)
 	})
 	return dir
 }
 
 // environ is a user's shell, pointed at a server.
-func environ(url, key string) []string {
-	env := []string{"TINKER_BASE_URL=" + url, "TINKER_API_KEY=" + key, "PYTHONDONTWRITEBYTECODE=1", "COLUMNS=200", "NO_COLOR=1"}
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "TINKER_") && !strings.HasPrefix(kv, "PYTHON") {
-			env = append(env, kv)
-		}
-	}
-	return env
-}
+func environ(url, key string) []string { return pyvenv.Environ(url, key) }
 
 // script runs one of the Python programs and reads the document it prints.
 func script(t *testing.T, url, key, name string, args any) doc {
