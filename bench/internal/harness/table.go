@@ -31,7 +31,12 @@ func (s *Section) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "### %s\n\n", s.Title)
 	if len(s.Rows) > 0 {
-		line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+		line := func(cells []string) {
+			for _, c := range cells {
+				fmt.Fprintf(&b, "| %s ", strings.ReplaceAll(c, "|", `\|`))
+			}
+			b.WriteString("|\n")
+		}
 		line(s.Columns)
 		rule := make([]string, len(s.Columns))
 		for i := range rule {

@@ -1,0 +1,61 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tinkex/tinkex/bench/internal/harness"
+)
+
+// loopback measures everybody on the machine itself.
+func loopback(ctx context.Context, b *bencher) (_ *harness.Section, err error) {
+	// The store, a copy for cp, and what aria2c needs.
+	if err := b.free(b.size * 5); err != nil {
+		return nil, err
+	}
+	s, err := b.seed(ctx, "loopback", b.size)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.remove()) }()
+	srv, err := harness.Serve(b.binary, s.dataDir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, srv.Stop()) }()
+	tarURL, err := archiveURL(ctx, srv.URL, s.path)
+	if err != nil {
+		return nil, err
+	}
+	section := &harness.Section{Title: humanize.Bytes(uint64(s.size)) + " over loopback"}
+	contenders := []contender{b.ours(s, srv.URL, 0), curlTar(tarURL)}
+	contenders = append(contenders, b.officialIfThere(s, srv.URL, section)...)
+	reference := filepath.Join(b.dir, "reference")
+	if err := os.Mkdir(reference, 0o755); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(reference)) }()
+	if _, err := contenders[0].get(ctx, reference); err != nil {
+		return nil, fmt.Errorf("%s: %w", contenders[0].name, err)
+	}
+	contenders = append(contenders, aria2Tar(tarURL), copying(reference))
+	return section, b.compare(ctx, s, srv, contenders, section)
+}
+
+// officialIfThere is the published command, or a note that it is missing.
+func (b *bencher) officialIfThere(s *seeded, url string, section *harness.Section) []contender {
+	if b.noVenv != nil {
+		b.say("SKIPPED: the published tinker command: %v", b.noVenv)
+		section.Note("SKIPPED: the published tinker command: %v.", b.noVenv)
+		return nil
+	}
+	section.Note(officialNote)
+	return []contender{b.official(s, url)}
+}
