@@ -35,7 +35,7 @@ func loopback(ctx context.Context, b *bencher) (_ *harness.Section, err error) {
 		return nil, err
 	}
 	section := &harness.Section{Title: humanize.Bytes(uint64(s.size)) + " over loopback"}
-	contenders := []contender{b.ours(s, srv.URL, 0), curlTar(tarURL)}
+	contenders := []contender{b.ours(s, srv.URL, 0), curlTar(tarURL), curlTarSync(tarURL)}
 	contenders = append(contenders, b.officialIfThere(s, srv.URL, section)...)
 	reference := filepath.Join(b.dir, "reference")
 	if err := os.Mkdir(reference, 0o755); err != nil {
