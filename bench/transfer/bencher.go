@@ -14,9 +14,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/bench/internal/harness"
@@ -77,9 +77,8 @@ func (b *bencher) about(ctx context.Context) string {
 		line, _, _ := bytes.Cut(out, []byte("\n"))
 		return string(line)
 	}
-	var u unix.Utsname
-	_ = unix.Uname(&u)
-	with := []string{fmt.Sprintf("%d CPUs", runtime.NumCPU()), "Linux " + unix.ByteSliceToString(u.Release[:]), runtime.Version()}
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	with := []string{fmt.Sprintf("%d CPUs", runtime.NumCPU()), "Linux " + strings.TrimSpace(string(kernel)), runtime.Version()}
 	for _, v := range []string{b.version, first("aria2c", "--version"), first("tar", "--version")} {
 		if v != "" {
 			with = append(with, v)
@@ -91,8 +90,8 @@ func (b *bencher) about(ctx context.Context) string {
 
 // free checks that the scratch disk has room, and says what is missing.
 func (b *bencher) free(need int64) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(b.dir, &st); err != nil {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(b.dir, &st); err != nil {
 		return err
 	}
 	if have := int64(st.Bavail) * st.Bsize; have < need {

@@ -10,10 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
 
 	"github.com/tinkex/tinkex/bench/internal/harness"
 	"github.com/tinkex/tinkex/internal/pyvenv"
@@ -211,6 +211,6 @@ func (b *bencher) once(ctx context.Context, s *seeded, srv *harness.Server, c co
 // that a run would have to wait for.
 func (b *bencher) outDir() (string, error) {
 	out, err := os.MkdirTemp(b.dir, "out-")
-	unix.Sync()
+	syscall.Sync()
 	return out, err
 }
