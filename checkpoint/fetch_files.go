@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/durable"
 	"github.com/tinkex/tinkex/internal/transfer"
 )
 
@@ -175,11 +176,7 @@ func (d *download) fetchFile(ctx context.Context, root *os.Root, urls *fileURLs,
 
 func restartFile(w *os.File, h hash.Hash) error {
 	h.Reset()
-	if err := w.Truncate(0); err != nil {
-		return err
-	}
-	_, err := w.Seek(0, io.SeekStart)
-	return err
+	return w.Truncate(0)
 }
 
 // continueFile hashes what is there of a file and returns how much that is.
@@ -191,13 +188,17 @@ func (d *download) continueFile(ctx context.Context, w *os.File, size int64, h h
 	if !info.Mode().IsRegular() || info.Size() > size {
 		return 0, restartFile(w, h)
 	}
-	if err := hashFile(ctx, w, h); err != nil {
+	have := info.Size()
+	if have < size {
+		have = durable.Aligned(have)
+	}
+	if err := hashFile(ctx, io.LimitReader(w, have), h); err != nil {
 		return 0, err
 	}
-	if info.Size() > 0 {
-		d.progress.resumed(info.Size())
+	if have > 0 {
+		d.progress.resumed(have)
 	}
-	return info.Size(), nil
+	return have, w.Truncate(have)
 }
 
 // hashFile reads on to the end.
@@ -226,6 +227,10 @@ func (d *download) fetchRest(ctx context.Context, o transfer.Object, w *os.File,
 		return err
 	}
 	defer r.Close()
+	dst, err := durable.NewAppender(w, offset)
+	if err != nil {
+		return err
+	}
 	for {
 		b, err := r.Next()
 		if err == io.EOF { //nolint:errorlint // the end itself
@@ -236,7 +241,7 @@ func (d *download) fetchRest(ctx context.Context, o transfer.Object, w *os.File,
 		}
 		var hashing sync.WaitGroup
 		hashing.Go(func() { h.Write(b) })
-		n, err := w.Write(b)
+		n, err := dst.Write(b)
 		hashing.Wait()
 		if err != nil {
 			return err

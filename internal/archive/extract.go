@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/tinkex/tinkex/internal/durable"
 )
 
 // The limits of [ExtractOptions] unless it says otherwise.
@@ -315,12 +317,16 @@ func (x *extractor) write(f *os.File, p Partial, h hash.Hash, r io.Reader, src *
 // copy writes each piece while it is being hashed.
 func (x *extractor) copy(f *os.File, p *Partial, h hash.Hash, r io.Reader, src *source) error {
 	told := p.Written
+	dst, err := durable.NewAppender(f, p.Written)
+	if err != nil {
+		return fmt.Errorf("extract %q: %w", p.Name, err)
+	}
 	for p.Written < p.Size {
 		n, rerr := io.ReadFull(r, x.buf[:min(int64(len(x.buf)), p.Size-p.Written)])
 		if n > 0 {
 			var hashing sync.WaitGroup
 			hashing.Go(func() { h.Write(x.buf[:n]) })
-			_, err := f.Write(x.buf[:n])
+			_, err := dst.Write(x.buf[:n])
 			hashing.Wait()
 			if err != nil {
 				return fmt.Errorf("extract %q: %w", p.Name, err)

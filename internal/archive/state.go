@@ -143,10 +143,7 @@ func (x *extractor) goOn(p Partial, h hash.Hash, src *source) error {
 	if err != nil {
 		return fmt.Errorf("extract %q: %w", p.Name, err)
 	}
-	if err = f.Truncate(p.Written); err == nil {
-		_, err = f.Seek(p.Written, io.SeekStart)
-	}
-	if err != nil {
+	if err := f.Truncate(p.Written); err != nil {
 		f.Close()
 		return fmt.Errorf("extract %q: %w", p.Name, err)
 	}
