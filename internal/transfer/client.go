@@ -19,7 +19,9 @@ import (
 // Defaults of Options.
 const (
 	DefaultJobs         = 8
-	DefaultChunkBytes   = 2 << 20
+	DefaultWindowBytes  = 24 << 20
+	maxChunkBytes       = 2 << 20
+	minChunkBytes       = 256 << 10
 	DefaultStallTimeout = 30 * time.Second
 	DefaultRetries      = 8
 
@@ -40,10 +42,11 @@ type Options struct {
 	// more are sent ahead of their turn, so that no connection waits for one to
 	// cross the network. If less than or equal to 0, DefaultJobs (8).
 	Jobs int
-	// ChunkBytes is how much one request asks for. The window is Jobs times this
-	// and half as much again. If less than or equal to 0, DefaultChunkBytes
-	// (2 MiB).
-	ChunkBytes int
+	// WindowBytes is how much is kept in memory of what has arrived before its
+	// turn. It is shared out among the requests, each of which asks for 256 KiB
+	// at least and 2 MiB at most. If less than or equal to 0, DefaultWindowBytes
+	// (24 MiB).
+	WindowBytes int
 	// StallTimeout is how long an answer may fail to bring 16 KiB before it is
 	// given up. If less than or equal to 0, DefaultStallTimeout (30 s).
 	StallTimeout time.Duration
@@ -77,8 +80,8 @@ func New(opts Options) *Client {
 	if opts.Jobs <= 0 {
 		opts.Jobs = DefaultJobs
 	}
-	if opts.ChunkBytes <= 0 {
-		opts.ChunkBytes = DefaultChunkBytes
+	if opts.WindowBytes <= 0 {
+		opts.WindowBytes = DefaultWindowBytes
 	}
 	if opts.StallTimeout <= 0 {
 		opts.StallTimeout = DefaultStallTimeout
@@ -92,14 +95,17 @@ func New(opts Options) *Client {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	requests := opts.Jobs + (opts.Jobs+1)/2
+	// A multiple of what disks are written in.
+	chunk := min(max(opts.WindowBytes/requests, minChunkBytes), maxChunkBytes) &^ (64<<10 - 1)
 	c := &Client{
-		chunk:      int64(opts.ChunkBytes),
+		chunk:      int64(chunk),
 		stall:      opts.StallTimeout,
 		retries:    max(opts.Retries, 0),
 		retryDelay: opts.RetryDelay,
 		log:        opts.Logger,
 		jobs:       make(chan struct{}, opts.Jobs),
-		window:     make(chan []byte, opts.Jobs+(opts.Jobs+1)/2),
+		window:     make(chan []byte, requests),
 	}
 	for range cap(c.window) {
 		c.window <- nil
