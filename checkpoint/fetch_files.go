@@ -192,17 +192,14 @@ func (d *download) continueFile(ctx context.Context, w *os.File, size int64, h h
 	if have < size {
 		have = durable.Aligned(have)
 	}
-	if err := hashFile(ctx, io.LimitReader(w, have), h); err != nil {
+	if err := hashFile(ctx, io.LimitReader(w, have), h, d.progress.resumed); err != nil {
 		return 0, err
-	}
-	if have > 0 {
-		d.progress.resumed(have)
 	}
 	return have, w.Truncate(have)
 }
 
-// hashFile reads on to the end.
-func hashFile(ctx context.Context, r io.Reader, h hash.Hash) error {
+// hashFile reads on to the end, and says after each piece how long it was.
+func hashFile(ctx context.Context, r io.Reader, h hash.Hash, did func(n int64)) error {
 	buf := make([]byte, 1<<20)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -210,6 +207,7 @@ func hashFile(ctx context.Context, r io.Reader, h hash.Hash) error {
 		}
 		n, err := r.Read(buf)
 		h.Write(buf[:n])
+		did(int64(n))
 		if err == io.EOF { //nolint:errorlint // a reader ends with io.EOF itself
 			return nil
 		}

@@ -27,7 +27,7 @@ func (t *tracker) begin(total int64) {
 
 // resumed adds bytes that were there before.
 func (t *tracker) resumed(n int64) {
-	t.update(func() { t.now.Bytes += n; t.now.Resumed += n }, true)
+	t.update(func() { t.now.Bytes += n; t.now.Resumed += n }, false)
 }
 
 // arrived adds bytes from the network.

@@ -240,7 +240,7 @@ func digestOf(ctx context.Context, path string) (int64, string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if err := hashFile(ctx, f, h); err != nil {
+	if err := hashFile(ctx, f, h, func(int64) {}); err != nil {
 		return 0, "", fmt.Errorf("%s: %w", path, err)
 	}
 	return info.Size(), hex.EncodeToString(h.Sum(nil)), nil

@@ -24,7 +24,72 @@ type bar struct {
 	of             *bars
 	b              *mpb.Bar
 	current, total int64
-	last           time.Time
+	resumed        int64
+	pace           pace
+}
+
+// pace is how fast something goes, over the last seconds.
+type pace struct {
+	mu      sync.Mutex
+	samples []sample
+}
+
+type sample struct {
+	at    time.Time
+	bytes int64
+}
+
+// Pace is measured over so long, by samples so far apart.
+const (
+	paceOver  = 5 * time.Second
+	paceEvery = 250 * time.Millisecond
+)
+
+// add notes how far it is. Bytes that were not moved now, because they were
+// there or had to be given up, start the measurement anew.
+func (p *pace) add(now time.Time, bytes int64, jump bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if jump {
+		p.samples = p.samples[:0]
+	}
+	if n := len(p.samples); n > 1 && now.Sub(p.samples[n-2].at) < paceEvery {
+		p.samples = p.samples[:n-1]
+	}
+	p.samples = append(p.samples, sample{now, bytes})
+	for len(p.samples) > 2 && now.Sub(p.samples[0].at) > paceOver {
+		p.samples = p.samples[1:]
+	}
+}
+
+// perSecond is 0 where nothing can be said yet.
+func (p *pace) perSecond() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.samples) < 2 {
+		return 0
+	}
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
+	// Up to now, so that a stall shows.
+	return float64(last.bytes-first.bytes) / max(time.Since(first.at).Seconds(), 0.1)
+}
+
+func (p *pace) speed(decor.Statistics) string {
+	if rate := p.perSecond(); rate >= 1 {
+		return size(int64(rate)) + "/s"
+	}
+	return ""
+}
+
+func (p *pace) remaining(s decor.Statistics) string {
+	rate := p.perSecond()
+	switch {
+	case s.Completed:
+		return "done"
+	case rate < 1 || s.Total <= 0:
+		return ""
+	}
+	return (time.Duration(float64(s.Total-s.Current)/rate) * time.Second).String()
 }
 
 func (a *app) bars(ctx context.Context) *bars {
@@ -50,7 +115,7 @@ func (s *bars) add(name string) *bar {
 	if s == nil {
 		return nil
 	}
-	b := &bar{of: s, last: time.Now()}
+	b := &bar{of: s}
 	b.b = s.p.AddBar(0,
 		mpb.BarFillerTrim(),
 		mpb.PrependDecorators(
@@ -59,8 +124,8 @@ func (s *bars) add(name string) *bar {
 		),
 		mpb.AppendDecorators(
 			decor.Percentage(decor.WCSyncSpace),
-			decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 30, decor.WCSyncSpace),
-			decor.OnComplete(decor.EwmaETA(decor.ET_STYLE_GO, 30, decor.WCSyncSpace), "done"),
+			decor.Any(b.pace.speed, decor.WCSyncSpace),
+			decor.Any(b.pace.remaining, decor.WCSyncSpace),
 		),
 	)
 	s.mu.Lock()
@@ -88,25 +153,22 @@ func (b *bar) move(bytes, total, resumed int64) {
 	if resumed > 0 {
 		b.b.SetRefill(resumed)
 	}
-	now := time.Now()
-	if b.current == 0 && resumed > 0 || bytes < b.current {
-		b.b.SetCurrent(bytes) // not at the speed of the network
-	} else {
-		b.b.EwmaSetCurrent(bytes, now.Sub(b.last))
-	}
-	b.current, b.total, b.last = bytes, max(total, 0), now
+	b.b.SetCurrent(bytes)
+	b.pace.add(time.Now(), bytes, resumed != b.resumed || bytes < b.current)
+	b.current, b.total, b.resumed = bytes, max(total, 0), resumed
 }
 
 // sum makes a bar the sum of all others.
 func (b *bar) sum() {
 	b.of.mu.Lock()
 	defer b.of.mu.Unlock()
-	var current, total int64
+	var current, total, resumed int64
 	for other := range b.of.all {
 		current += other.current
 		total += other.total
+		resumed += other.resumed
 	}
-	b.move(current, total, 0)
+	b.move(current, total, resumed)
 }
 
 // end says that nothing more will come.

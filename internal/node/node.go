@@ -50,6 +50,7 @@ type Node struct {
 	Meta     metastore.Store
 	Registry *registry.Registry
 	server   *server.Server
+	idle     *idler
 	// closers in the order of opening.
 	closers []func(context.Context) error
 }
@@ -66,7 +67,8 @@ func OpenMeta(ctx context.Context, dataDir string) (metastore.Store, error) {
 
 // Open puts a node together. Errors name what could not be opened.
 func Open(ctx context.Context, opts Options) (_ *Node, err error) {
-	n := &Node{}
+	n := &Node{idle: newIdler()}
+	n.onClose(func(context.Context) error { n.idle.stop(); return nil })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close(ctx))
@@ -127,7 +129,11 @@ func openMeta(ctx context.Context, dir string) (metastore.Store, error) {
 func (n *Node) onClose(f func(context.Context) error) { n.closers = append(n.closers, f) }
 
 // ServeHTTP implements http.Handler.
-func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) { n.server.ServeHTTP(w, r) }
+func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.idle.begin()
+	defer n.idle.end()
+	n.server.ServeHTTP(w, r)
+}
 
 // Drain ends the waits of clients for results that are not there yet: they are
 // told to ask again. It is called once, before Close.
