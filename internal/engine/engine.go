@@ -43,6 +43,14 @@ type Engine interface {
 	// CheckConfig reports whether NewModel would accept cfg; it is cheap.
 	CheckConfig(cfg ModelConfig) error
 
+	// Describe tells from an adapter's configuration what NewModel is to be
+	// given for a model that Load accepts the adapter on. baseModel is for
+	// adapters that do not say what they are for; one that says otherwise is
+	// ErrIncompatible, as is whatever could not be loaded onto any model. It
+	// is cheap: whether the tensors are as the configuration says, Load finds
+	// out.
+	Describe(files fs.FS, baseModel string) (ModelConfig, error)
+
 	// NewModel starts training a fresh adapter.
 	NewModel(ctx context.Context, cfg ModelConfig) (Model, error)
 
@@ -105,8 +113,9 @@ type Model interface {
 	// is set, the rest of the training state by OptimizerFile's, so that the
 	// next step equals the saved model's next step bit for bit. Without
 	// optimizer AdamW starts afresh. A checkpoint of another base model, rank
-	// or set of trained modules is ErrIncompatible; a missing OptimizerFile
-	// is ErrNoOptimizer.
+	// or set of flags is ErrIncompatible; a missing OptimizerFile is
+	// ErrNoOptimizer. An adapter from elsewhere may have only some of the
+	// modules that a flag stands for: those are what is trained from then on.
 	Load(ctx context.Context, files fs.FS, optimizer bool) error
 
 	// Close frees the model. It may be called more than once.

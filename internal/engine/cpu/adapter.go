@@ -71,6 +71,18 @@ func trained(cfg *engine.ModelConfig, m module) bool {
 	return cfg.TrainUnembed
 }
 
+// train sets the flag that covers module m.
+func train(cfg *engine.ModelConfig, m module) {
+	switch {
+	case m.attention():
+		cfg.TrainAttn = true
+	case m.mlp():
+		cfg.TrainMLP = true
+	default:
+		cfg.TrainUnembed = true
+	}
+}
+
 // matrixA and matrixB view a slot's matrices in a vector of this layout.
 func (l *layout) matrixA(s *slot, vec []float32) blas32.General {
 	return matrix(vec[s.a:s.a+l.rank*s.in], l.rank, s.in)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tinkex/tinkex/internal/engine"
 	"github.com/tinkex/tinkex/internal/safetensors"
@@ -125,19 +126,38 @@ func (m *Model) Load(ctx context.Context, files fs.FS, optimizer bool) error {
 	return nil
 }
 
-// checkFits compares a checkpoint's adapter with this model's.
+// checkFits compares a checkpoint's adapter with what this model was created
+// for. Its modules need not be all of those that the flags stand for: PEFT's
+// default for many models is a part of the attention.
 func (m *Model) checkFits(ad *adapter) error {
-	if ad.rank != m.ad.rank {
-		return incompatible("the checkpoint has rank %d, the model %d", ad.rank, m.ad.rank)
+	if ad.rank != m.cfg.Rank {
+		return incompatible("the checkpoint has rank %d, the model %d", ad.rank, m.cfg.Rank)
 	}
-	same := slices.EqualFunc(ad.slots, m.ad.slots, func(a, b slot) bool { return a.layer == b.layer && a.mod == b.mod })
-	if same {
-		return nil
+	var got engine.ModelConfig
+	for i := range ad.slots {
+		train(&got, ad.slots[i].mod)
 	}
-	if got, want := ad.moduleList(), m.ad.moduleList(); !slices.Equal(got, want) {
-		return incompatible("the checkpoint trains %v, the model %v", got, want)
+	if got.TrainAttn != m.cfg.TrainAttn || got.TrainMLP != m.cfg.TrainMLP || got.TrainUnembed != m.cfg.TrainUnembed {
+		return incompatible("the checkpoint trains %s, the model %s", flagNames(&got), flagNames(&m.cfg))
 	}
-	return incompatible("the checkpoint trains %d modules of %v, the model %d", len(ad.slots), ad.moduleList(), len(m.ad.slots))
+	return nil
+}
+
+// flagNames says what the flags of cfg stand for.
+func flagNames(cfg *engine.ModelConfig) string {
+	var names []string
+	for _, f := range []struct {
+		on   bool
+		name string
+	}{{cfg.TrainAttn, "attention"}, {cfg.TrainMLP, "MLP"}, {cfg.TrainUnembed, "unembedding"}} {
+		if f.on {
+			names = append(names, f.name)
+		}
+	}
+	if names == nil {
+		return "nothing"
+	}
+	return strings.Join(names, ", ")
 }
 
 func incompatible(format string, args ...any) error {

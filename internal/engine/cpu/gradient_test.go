@@ -219,6 +219,27 @@ func TestGradientsOfSomeModules(t *testing.T) {
 	}
 }
 
+// TestGradientsOfPartOfTheModules is of adapters from elsewhere.
+func TestGradientsOfPartOfTheModules(t *testing.T) {
+	c := smallConfig(archQwen3)
+	for name, has := range map[string]func(layer int, m module) bool{
+		"q and v":           func(_ int, m module) bool { return m == qProj || m == vProj },
+		"o of the last":     func(layer int, m module) bool { return m == oProj && layer == 1 },
+		"down and the head": func(_ int, m module) bool { return m == downProj || m == lmHead },
+		"k over up":         func(layer int, m module) bool { return m == kProj && layer == 1 || m == upProj && layer == 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := smallModel(t, c, allModules)
+			part := newAdapter(newLayout(&c, 2, has), 3)
+			for i := range part.params {
+				part.params[i] += 0.1
+			}
+			m.ad = part
+			checkGradients(t, m, randomBatch(7, 1, 5, c.vocab), 3)
+		})
+	}
+}
+
 func checkGradients(t *testing.T, m *Model, b *engine.Batch, every int) {
 	t.Helper()
 	out, err := m.ForwardBackward(context.Background(), b)

@@ -23,7 +23,7 @@ type Model struct {
 	opt  adamW
 	grad []float32 // accumulated since the last step; nil if there are none
 
-	spare sync.Pool // of []float32, gradients of the adapter's size
+	spare sync.Pool // of []float32, gradients; those of a former adapter may be of another size
 }
 
 var _ engine.Model = (*Model)(nil)
@@ -41,7 +41,7 @@ func (m *Model) Close() error {
 }
 
 func (m *Model) zeroGrad() []float32 {
-	if g, ok := m.spare.Get().(*[]float32); ok {
+	if g, ok := m.spare.Get().(*[]float32); ok && len(*g) == m.ad.size {
 		clear(*g)
 		return *g
 	}

@@ -182,16 +182,48 @@ func ReadModelConfig(files fs.FS) (engine.ModelConfig, error) {
 	}
 	cfg := engine.ModelConfig{BaseModel: c.BaseModel, Rank: c.Rank}
 	for _, m := range mods {
-		switch {
-		case m.attention():
-			cfg.TrainAttn = true
-		case m.mlp():
-			cfg.TrainMLP = true
-		default:
-			cfg.TrainUnembed = true
-		}
+		train(&cfg, m)
 	}
 	return cfg, nil
+}
+
+// Describe implements engine.Engine. A base model goes by its name here and,
+// if it has one, by that in its config.json.
+func (e *Engine) Describe(files fs.FS, baseModel string) (engine.ModelConfig, error) {
+	cfg, err := ReadModelConfig(files)
+	if err != nil {
+		return cfg, err
+	}
+	field, name := engine.AdapterConfigFile+": base_model_name_or_path", cfg.BaseModel
+	if baseModel != "" {
+		field, name = "base_model", baseModel
+	}
+	if name == "" {
+		return engine.ModelConfig{}, incompatible("%s is missing; say which base model the adapter is for", field)
+	}
+	i := slices.IndexFunc(e.bases, func(b *base) bool { return b.alias == name })
+	if e.byName[name] != nil || i < 0 {
+		b, err := e.base(name)
+		if err != nil {
+			return engine.ModelConfig{}, fmt.Errorf("%s: %w", field, err)
+		}
+		i = slices.Index(e.bases, b)
+	}
+	b := e.bases[i]
+	if err := b.checkName(cfg.BaseModel); err != nil {
+		return engine.ModelConfig{}, fmt.Errorf("%s: %w", engine.AdapterConfigFile, err)
+	}
+	cfg.BaseModel = b.info.Name
+	return cfg, nil
+}
+
+// checkName checks that an adapter which calls its base model name is for b.
+// One that does not say is taken at its tensors' shapes.
+func (b *base) checkName(name string) error {
+	if name == "" || name == b.info.Name || name == b.alias && b.alias != "" {
+		return nil
+	}
+	return incompatible("the adapter is for base model %q, not %q", name, b.info.Name)
 }
 
 // readAdapter reads an adapter over b: adapter_config.json and
@@ -201,8 +233,8 @@ func readAdapter(files fs.FS, b *base) (*adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.BaseModel != b.info.Name && (b.alias == "" || c.BaseModel != b.alias) {
-		return nil, incompatible("the adapter is for base model %q, not %q", c.BaseModel, b.info.Name)
+	if err := b.checkName(c.BaseModel); err != nil {
+		return nil, fmt.Errorf("%s: %w", engine.AdapterConfigFile, err)
 	}
 	f, err := safetensors.OpenFS(files, engine.AdapterWeightsFile)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -153,13 +154,96 @@ func TestForeignAdapters(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
-	// Training needs all of what the flags say.
-	m, err := e.NewModel(ctx, engine.ModelConfig{BaseModel: TinyModel, Rank: 4, TrainAttn: true, TrainUnembed: true})
+}
+
+// An adapter may have a part of the modules that its flags stand for: training
+// goes on with that part, and keeps its alpha.
+func TestTrainingPartOfTheModules(t *testing.T) {
+	ctx := context.Background()
+	e := newTestEngine(t)
+	files := peftFiles(t, 4, nil, func(layer int, m module) bool {
+		return (m == qProj || m == vProj) && layer > 0 || m == lmHead
+	})
+	cfg, err := e.Describe(files, "")
+	if want := (engine.ModelConfig{BaseModel: TinyModel, Rank: 4, TrainAttn: true, TrainUnembed: true}); err != nil || cfg != want {
+		t.Fatalf("described as %+v, %v", cfg, err)
+	}
+	m, err := e.NewModel(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Load(ctx, peftFiles(t, 4, nil, someLayers), false); !errors.Is(err, engine.ErrIncompatible) {
-		t.Errorf("Load of a part of the modules: %v", err)
+	b := randomBatch(1, 2, 12, 256)
+	step := func() float64 {
+		t.Helper()
+		out, err := m.ForwardBackward(ctx, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.OptimStep(ctx, engine.AdamParams{LearningRate: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8}); err != nil {
+			t.Fatal(err)
+		}
+		return out.Metrics["loss:sum"]
+	}
+	step() // with gradients of another size than the adapter's to come
+	if err := m.Load(ctx, files, false); err != nil {
+		t.Fatal(err)
+	}
+	before := slices.Clone(m.(*Model).ad.params)
+	first := step()
+	if last := step(); !(last < first) {
+		t.Errorf("the loss went from %v to %v", first, last)
+	}
+	if after := m.(*Model).ad; after.alpha != 16 || len(after.params) != len(before) || slices.Equal(after.params, before) {
+		t.Errorf("alpha %v, %d parameters after a load of %d", after.alpha, len(after.params), len(before))
+	}
+	for _, cfg := range []engine.ModelConfig{
+		{BaseModel: TinyModel, Rank: 4, TrainAttn: true},
+		{BaseModel: TinyModel, Rank: 4, TrainAttn: true, TrainUnembed: true, TrainMLP: true},
+	} {
+		m, err := e.NewModel(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Load(ctx, files, false); !errors.Is(err, engine.ErrIncompatible) {
+			t.Errorf("onto a model of other flags: %v", err)
+		}
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	e := newTestEngine(t)
+	e.bases[0].alias = "somebody/tiny"
+	for _, tc := range []struct {
+		says any // base_model_name_or_path
+		asks string
+		err  error
+		word string
+	}{
+		{TinyModel, "", nil, ""},
+		{"somebody/tiny", "", nil, ""},
+		{"somebody/tiny", TinyModel, nil, ""},
+		{TinyModel, "somebody/tiny", nil, ""},
+		{nil, TinyModel, nil, ""},
+		{"", "", engine.ErrIncompatible, "base_model_name_or_path is missing"},
+		{"somebody/else", "", engine.ErrUnknownModel, "somebody/else"},
+		{TinyModel, "somebody/else", engine.ErrUnknownModel, "base_model: "},
+		{"somebody/else", TinyModel, engine.ErrIncompatible, "adapter_config.json"},
+	} {
+		files := peftFiles(t, 4, func(c map[string]any) { c["base_model_name_or_path"] = tc.says }, attention)
+		cfg, err := e.Describe(files, tc.asks)
+		if tc.err != nil {
+			if !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.word) {
+				t.Errorf("%v, asked for %q: %v", tc.says, tc.asks, err)
+			}
+			continue
+		}
+		if err != nil || cfg.BaseModel != TinyModel {
+			t.Errorf("%v, asked for %q: %+v, %v", tc.says, tc.asks, cfg, err)
+			continue
+		}
+		if _, err := e.NewSampler(context.Background(), cfg.BaseModel, files); err != nil {
+			t.Errorf("%v, asked for %q: %v", tc.says, tc.asks, err)
+		}
 	}
 }
 

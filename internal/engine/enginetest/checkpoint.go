@@ -301,6 +301,57 @@ func testLoadFailures(t *testing.T, s *suite) {
 	}
 }
 
+// testDescribe: whatever an engine saves, it describes such that it can be
+// loaded again.
+func testDescribe(t *testing.T, s *suite) {
+	for _, flags := range [][3]bool{{true, false, false}, {false, true, false}, {false, false, true}, {true, true, true}} {
+		want := engine.ModelConfig{BaseModel: s.base.Name, Rank: 3, TrainAttn: flags[0], TrainMLP: flags[1], TrainUnembed: flags[2]}
+		f := s.save(s.model(func(c *engine.ModelConfig) { *c = want }), false)
+		for _, asked := range []string{"", s.base.Name} {
+			got, err := s.eng.Describe(f.fs(), asked)
+			if err != nil || got != want {
+				t.Errorf("%+v, asked for %q, is described as %+v, %v", want, asked, got, err)
+			}
+		}
+		delete(f, engine.AdapterWeightsFile) // is not looked at
+		got, err := s.eng.Describe(f.fs(), "")
+		if err != nil || got != want {
+			t.Errorf("without weights: %+v, %v", got, err)
+		}
+	}
+	good := s.save(s.model(), false)
+	base := []byte(`"` + s.base.Name + `"`)
+	with := func(from, to []byte) files {
+		f := good.clone()
+		f[engine.AdapterConfigFile] = bytes.ReplaceAll(f[engine.AdapterConfigFile], from, to)
+		return f
+	}
+	// An adapter that does not say what it is for is for what is asked.
+	nameless := with(base, []byte("null"))
+	if got, err := s.eng.Describe(nameless.fs(), s.base.Name); err != nil || got.BaseModel != s.base.Name {
+		t.Errorf("nameless: %+v, %v", got, err)
+	}
+	s.load(s.model(), nameless, false)
+	for _, tc := range []struct {
+		name  string
+		files files
+		asked string
+		want  error
+	}{
+		{"no configuration", files{}, "", engine.ErrIncompatible},
+		{"no JSON", with([]byte("{"), nil), "", engine.ErrIncompatible},
+		{"another method", with([]byte(`"LORA"`), []byte(`"IA3"`)), "", engine.ErrIncompatible},
+		{"nameless and not asked", nameless, "", engine.ErrIncompatible},
+		{"another base model than asked", with(base, []byte(`"somebody/else"`)), s.base.Name, engine.ErrIncompatible},
+		{"an unknown base model", with(base, []byte(`"somebody/else"`)), "", engine.ErrUnknownModel},
+		{"an unknown base model asked", good, "somebody/else", engine.ErrUnknownModel},
+	} {
+		if got, err := s.eng.Describe(tc.files.fs(), tc.asked); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %+v, %v", tc.name, got, err)
+		}
+	}
+}
+
 func jsonNumber(t *testing.T, v float64) string {
 	raw, err := json.Marshal(v)
 	if err != nil {

@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 		{"ExactResume", testExactResume},
 		{"ResumeWithGradients", testResumeWithGradients},
 		{"LoadFailures", testLoadFailures},
+		{"Describe", testDescribe},
 		{"SamplerSeeds", testSamplerSeeds},
 		{"SamplerGreedy", testSamplerGreedy},
 		{"SamplerTruncation", testSamplerTruncation},
