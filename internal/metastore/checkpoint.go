@@ -46,46 +46,13 @@ func checkpointID(runID string, kind Kind, name string) string {
 }
 
 func (s *store) CommitCheckpoint(ctx context.Context, c Checkpoint, overwrite bool, res *Result) (Checkpoint, error) {
-	metadata, err := toJSON(c.UserMetadata)
+	p, err := prepare(c)
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint %s: user metadata: %w", c.id(), err)
-	}
-	switch c.Kind {
-	case KindTraining, KindSampler, KindExternal:
-	default:
-		return Checkpoint{}, fmt.Errorf("checkpoint %s: %w", c.id(), noSuchKind(c.Kind))
-	}
-	// What is returned is what will be read.
-	c.CreatedAt = moment(micros(c.CreatedAt))
-	if c.ExpiresAt != nil {
-		at := moment(micros(*c.ExpiresAt))
-		c.ExpiresAt = &at
-	}
-	c.SizeBytes = 0
-	for _, f := range c.Files {
-		c.SizeBytes += f.Size
+		return Checkpoint{}, err
 	}
 	err = s.write(ctx, func(q queries) error {
-		if err := s.takeName(ctx, q, &c, overwrite); err != nil {
+		if err := s.putCheckpoint(ctx, q, p, c.Kind == KindTraining, overwrite); err != nil {
 			return err
-		}
-		err := q.row(ctx, `
-			INSERT INTO checkpoints (run_id, kind, name, owner, listed, public, size_bytes, created_at, expires_at,
-				user_metadata, base_model, lora_rank, train_attn, train_mlp, train_unembed, has_optimizer)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
-			c.RunID, string(c.Kind), c.Name, c.Owner, flag(c.Listed), flag(c.Public), c.SizeBytes,
-			micros(c.CreatedAt), microsOrNull(c.ExpiresAt), metadata, c.LoRA.BaseModel, c.LoRA.Rank,
-			flag(c.LoRA.TrainAttn), flag(c.LoRA.TrainMLP), flag(c.LoRA.TrainUnembed), flag(c.HasOptimizer)).Scan(&c.ID)
-		if err != nil {
-			return err
-		}
-		if err := putFiles(ctx, q, c.ID, c.Files); err != nil {
-			return err
-		}
-		if c.Listed {
-			if err := s.recount(ctx, q, 1, []entry{entryOf(c)}); err != nil {
-				return err
-			}
 		}
 		if res != nil {
 			return putResult(ctx, q, *res)
@@ -95,16 +62,68 @@ func (s *store) CommitCheckpoint(ctx context.Context, c Checkpoint, overwrite bo
 	if err != nil {
 		return Checkpoint{}, err
 	}
-	return c, nil
+	return p.Checkpoint, nil
+}
+
+// prepared is a checkpoint as it will be read, ready to be stored.
+type prepared struct {
+	Checkpoint
+	metadata any
+}
+
+func prepare(c Checkpoint) (*prepared, error) {
+	metadata, err := toJSON(c.UserMetadata)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint %s: user metadata: %w", c.id(), err)
+	}
+	switch c.Kind {
+	case KindTraining, KindSampler, KindExternal:
+	default:
+		return nil, fmt.Errorf("checkpoint %s: %w", c.id(), noSuchKind(c.Kind))
+	}
+	c.CreatedAt = moment(micros(c.CreatedAt))
+	if c.ExpiresAt != nil {
+		at := moment(micros(*c.ExpiresAt))
+		c.ExpiresAt = &at
+	}
+	c.SizeBytes = 0
+	for _, f := range c.Files {
+		c.SizeBytes += f.Size
+	}
+	return &prepared{c, metadata}, nil
+}
+
+// putCheckpoint stores c and sets its id. With saves, it saves its run's steps.
+func (s *store) putCheckpoint(ctx context.Context, q queries, c *prepared, saves, overwrite bool) error {
+	if err := s.takeName(ctx, q, &c.Checkpoint, saves, overwrite); err != nil {
+		return err
+	}
+	err := q.row(ctx, `
+		INSERT INTO checkpoints (run_id, kind, name, owner, listed, public, size_bytes, created_at, expires_at,
+			user_metadata, base_model, lora_rank, train_attn, train_mlp, train_unembed, has_optimizer)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		c.RunID, string(c.Kind), c.Name, c.Owner, flag(c.Listed), flag(c.Public), c.SizeBytes,
+		micros(c.CreatedAt), microsOrNull(c.ExpiresAt), c.metadata, c.LoRA.BaseModel, c.LoRA.Rank,
+		flag(c.LoRA.TrainAttn), flag(c.LoRA.TrainMLP), flag(c.LoRA.TrainUnembed), flag(c.HasOptimizer)).Scan(&c.ID)
+	if err != nil {
+		return err
+	}
+	if err := putFiles(ctx, q, c.ID, c.Files); err != nil {
+		return err
+	}
+	if c.Listed {
+		return s.recount(ctx, q, 1, []entry{entryOf(c.Checkpoint)})
+	}
+	return nil
 }
 
 // takeName makes sure that c's name is free, removing what may be removed. It
 // locks the run, so that the name stays free until the transaction ends, and
-// clears the run's unsaved flag if c is what saves its steps.
-func (s *store) takeName(ctx context.Context, q queries, c *Checkpoint, overwrite bool) error {
+// clears the run's unsaved flag if c saves its steps.
+func (s *store) takeName(ctx context.Context, q queries, c *Checkpoint, saves, overwrite bool) error {
 	var owner string
 	err := q.row(ctx, `UPDATE runs SET unsaved = CASE WHEN ? = 1 THEN 0 ELSE unsaved END WHERE id = ? RETURNING owner`,
-		flag(c.Kind == KindTraining), c.RunID).Scan(&owner)
+		flag(saves), c.RunID).Scan(&owner)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return notFound("run", c.RunID)
@@ -328,7 +347,7 @@ func (s *store) NextExpiry(ctx context.Context) (at time.Time, ok bool, err erro
 
 func (s *store) Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error) {
 	all := make(map[blobstore.Digest]struct{})
-	err := s.query().each(ctx, `SELECT digest FROM checkpoint_files`, nil, func(row scanner) error {
+	err := s.query().each(ctx, `SELECT digest FROM checkpoint_files UNION ALL SELECT digest FROM uploads`, nil, func(row scanner) error {
 		var b sql.RawBytes
 		if err := row.Scan(&b); err != nil {
 			return err

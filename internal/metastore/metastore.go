@@ -124,6 +124,28 @@ type Checkpoint struct {
 	Files        []File // only filled by Checkpoint and by CommitCheckpoint's caller
 }
 
+// Blob is what a digest stands for.
+type Blob struct {
+	Digest blobstore.Digest
+	Size   int64 // bytes
+}
+
+// Import is what makes checkpoints of bytes that came from elsewhere.
+type Import struct {
+	// Session and Run are created with the checkpoints. Both are nil if these
+	// belong to a run that exists.
+	Session *Session
+	Run     *Run
+	// Checkpoints are committed as CommitCheckpoint does, except that they
+	// save none of their run's steps.
+	Checkpoints []Checkpoint
+	Overwrite   bool
+	Result      *Result // of the request, if it is to be remembered
+	// Uploads are the owner's uploads that have served their purpose.
+	Owner   string
+	Uploads []blobstore.Digest
+}
+
 // Result is the durable outcome of a request: what a retried request is
 // answered with, even after a restart.
 type Result struct {
@@ -231,8 +253,23 @@ type Store interface {
 	DeleteExpired(ctx context.Context, now, idle time.Time, limit int) (int, error)
 	// NextExpiry is when the next checkpoint expires; ok is false if none will.
 	NextExpiry(ctx context.Context) (at time.Time, ok bool, err error)
-	// Referenced returns the digests of all manifests' files as they are
-	// committed at one moment.
+	// CommitImport makes everything of an import visible, or nothing. It
+	// returns the checkpoints as they are stored. What is there already is
+	// ErrExists.
+	CommitImport(ctx context.Context, i Import) ([]Checkpoint, error)
+
+	// PutUpload records that an owner sent a blob; once more renews it.
+	PutUpload(ctx context.Context, owner string, b Blob, at time.Time) error
+	// ClaimBlobs returns, of the digests, those whose bytes the owner has sent
+	// after since or may read: they are in a manifest of the owner's, or in
+	// one that is public, which has not expired at now. In the same
+	// transaction it records them as uploads of now, so that at no moment
+	// between this one and what is made of them they are unreferenced.
+	ClaimBlobs(ctx context.Context, owner string, digests []blobstore.Digest, now, since time.Time) (map[blobstore.Digest]int64, error)
+	// DeleteUploads forgets uploads recorded at or before a time.
+	DeleteUploads(ctx context.Context, before time.Time) (int, error)
+	// Referenced returns the digests of all manifests' files and of all
+	// uploads as they are committed at one moment.
 	Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error)
 
 	// PutResult records a result; the first one of a request stays, and

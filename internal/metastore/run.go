@@ -34,34 +34,36 @@ func scanRun(row scanner) (Run, error) {
 }
 
 func (s *store) CreateRun(ctx context.Context, r Run) error {
+	return s.write(ctx, func(q queries) error { return createRun(ctx, q, r) })
+}
+
+func createRun(ctx context.Context, q queries, r Run) error {
 	metadata, err := toJSON(r.UserMetadata)
 	if err != nil {
 		return fmt.Errorf("run %s: user metadata: %w", r.ID, err)
 	}
-	return s.write(ctx, func(q queries) error {
-		project, err := lockSession(ctx, q, r.SessionID)
-		if err != nil {
-			return err
-		}
-		n, err := q.exec(ctx, `
-			INSERT INTO runs (project_id, `+runColumns+`)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO NOTHING`,
-			project, r.ID, textOrNull(r.SessionID), r.Seq, r.Owner, r.LoRA.BaseModel, r.LoRA.Rank,
-			flag(r.LoRA.TrainAttn), flag(r.LoRA.TrainMLP), flag(r.LoRA.TrainUnembed),
-			r.Seed, metadata, r.ResumedFrom, r.RequestHash, micros(r.CreatedAt), micros(r.LastRequestAt),
-			string(r.State), flag(r.Unsaved))
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return exists("run", r.ID)
-		}
-		if err := count(ctx, q, "runs", r.Owner, "", 1); err != nil {
-			return err
-		}
-		return countRuns(ctx, q, r.Owner, project, 1)
-	})
+	project, err := lockSession(ctx, q, r.SessionID)
+	if err != nil {
+		return err
+	}
+	n, err := q.exec(ctx, `
+		INSERT INTO runs (project_id, `+runColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO NOTHING`,
+		project, r.ID, textOrNull(r.SessionID), r.Seq, r.Owner, r.LoRA.BaseModel, r.LoRA.Rank,
+		flag(r.LoRA.TrainAttn), flag(r.LoRA.TrainMLP), flag(r.LoRA.TrainUnembed),
+		r.Seed, metadata, r.ResumedFrom, r.RequestHash, micros(r.CreatedAt), micros(r.LastRequestAt),
+		string(r.State), flag(r.Unsaved))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return exists("run", r.ID)
+	}
+	if err := count(ctx, q, "runs", r.Owner, "", 1); err != nil {
+		return err
+	}
+	return countRuns(ctx, q, r.Owner, project, 1)
 }
 
 // lockSession returns the project of the session a new run or sampler is to

@@ -32,6 +32,10 @@ func scanSession(row scanner) (Session, error) {
 }
 
 func (s *store) CreateSession(ctx context.Context, v Session) error {
+	return s.write(ctx, func(q queries) error { return createSession(ctx, q, v) })
+}
+
+func createSession(ctx context.Context, q queries, v Session) error {
 	tags, err := toJSON(v.Tags)
 	if err != nil {
 		return fmt.Errorf("session %s: tags: %w", v.ID, err)
@@ -40,20 +44,18 @@ func (s *store) CreateSession(ctx context.Context, v Session) error {
 	if err != nil {
 		return fmt.Errorf("session %s: user metadata: %w", v.ID, err)
 	}
-	return s.write(ctx, func(q queries) error {
-		n, err := q.exec(ctx, `
-			INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO NOTHING`,
-			v.ID, v.Owner, micros(v.CreatedAt), micros(v.LastHeartbeat), tags, metadata, v.SDKVersion,
-			v.ProjectID, v.DisplayName, microsOrNull(v.FinishedAt), v.FinishReason, v.FinishDetail)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return exists("session", v.ID)
-		}
-		return count(ctx, q, "sessions", v.Owner, "", 1)
-	})
+	n, err := q.exec(ctx, `
+		INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO NOTHING`,
+		v.ID, v.Owner, micros(v.CreatedAt), micros(v.LastHeartbeat), tags, metadata, v.SDKVersion,
+		v.ProjectID, v.DisplayName, microsOrNull(v.FinishedAt), v.FinishReason, v.FinishDetail)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return exists("session", v.ID)
+	}
+	return count(ctx, q, "sessions", v.Owner, "", 1)
 }
 
 func (s *store) Session(ctx context.Context, id string) (Session, error) {
