@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tinkex/tinkex/internal/wire"
@@ -165,7 +166,11 @@ type call struct {
 	// extension: the path is below /tinkex/v1.
 	extension bool
 
-	body            []byte
+	body []byte
+	// stream is the body instead, streamSize bytes that are read as they are
+	// sent. The timeout is then how long nothing may move.
+	stream          io.ReaderAt
+	streamSize      int64
 	contentType     string
 	contentEncoding string
 	accept          string
@@ -349,7 +354,16 @@ func (t *transport) attempt(ctx context.Context, c *call, key, idempotencyKey st
 	if timeout == 0 {
 		timeout = t.timeout
 	}
-	if timeout > 0 {
+	moved := func() {}
+	switch {
+	case timeout > 0 && c.stream != nil:
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		timer := time.AfterFunc(timeout, func() { cancel(attemptTimeout(timeout)) })
+		defer timer.Stop()
+		moved = func() { timer.Reset(timeout) }
+	case timeout > 0:
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, attemptTimeout(timeout))
 		defer cancel()
@@ -371,6 +385,14 @@ func (t *transport) attempt(ctx context.Context, c *call, key, idempotencyKey st
 	req, err := http.NewRequestWithContext(ctx, c.method, target, body)
 	if err != nil {
 		return nil, err
+	}
+	var broken atomic.Pointer[sourceError]
+	if c.stream != nil && c.streamSize > 0 {
+		open := func() (io.ReadCloser, error) {
+			return io.NopCloser(&streamBody{io.NewSectionReader(c.stream, 0, c.streamSize), c.streamSize, moved, &broken}), nil
+		}
+		req.Body, _ = open()
+		req.GetBody, req.ContentLength = open, c.streamSize
 	}
 	for name, values := range c.header {
 		req.Header[name] = values
@@ -395,12 +417,43 @@ func (t *transport) attempt(ctx context.Context, c *call, key, idempotencyKey st
 			return r, nil
 		}
 	}
+	if source := broken.Load(); source != nil {
+		return nil, source
+	}
 	var late attemptTimeout
 	if errors.As(context.Cause(ctx), &late) {
 		return nil, late
 	}
 	return nil, err
 }
+
+// streamBody is a body on its way.
+type streamBody struct {
+	r      io.Reader
+	left   int64
+	moved  func()
+	broken *atomic.Pointer[sourceError]
+}
+
+func (b *streamBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.moved()
+	b.left -= int64(n)
+	if errors.Is(err, io.EOF) && b.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.broken.Store(&sourceError{err})
+	}
+	return n, err
+}
+
+// sourceError is a failure to read what is to be sent, which no other attempt
+// will change.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return "read what is to be sent: " + e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
 
 func readBody(resp *http.Response) ([]byte, error) {
 	if resp.StatusCode >= 400 {
@@ -430,7 +483,8 @@ func (d attemptTimeout) Is(target error) bool { return target == os.ErrDeadlineE
 func transientConnectionError(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	return !errors.Is(err, errRedirects) && !errors.Is(err, http.ErrSchemeMismatch) &&
+	var source *sourceError
+	return !errors.As(err, &source) && !errors.Is(err, errRedirects) && !errors.Is(err, http.ErrSchemeMismatch) &&
 		!errors.As(err, &certificate) && !errors.As(err, &record)
 }
 
@@ -476,7 +530,10 @@ func (t *transport) connectionError(c *call, err error) *Error {
 	}
 	e := &Error{Op: c.op, Category: CategoryUnknown, Err: err}
 	var op *net.OpError
+	var source *sourceError
 	switch {
+	case errors.As(err, &source):
+		e.Category = CategoryUser
 	case errors.As(err, &op) && op.Op == "dial":
 		e.Message = fmt.Sprintf("cannot connect to %s: %v", host, op.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

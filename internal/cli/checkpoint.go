@@ -14,7 +14,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "checkpoint",
 		Aliases: []string{"checkpoints", "ckpt"},
-		Short:   "List, inspect, download, verify, share, expire and delete checkpoints",
+		Short:   "List, inspect, download, verify, import, share, expire and delete checkpoints",
 		Long: `Checkpoints are addressed by their tinker paths:
 
   tinker://<run-id>/weights/<name>           to resume training from
@@ -26,6 +26,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 		a.checkpointInfoCommand(),
 		a.checkpointDownloadCommand(),
 		a.checkpointVerifyCommand(),
+		a.checkpointImportCommand(),
 		a.checkpointPublishCommand(),
 		a.checkpointUnpublishCommand(),
 		a.checkpointSetTTLCommand(),

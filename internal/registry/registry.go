@@ -56,6 +56,7 @@ type Registry struct {
 
 	futures  *futures
 	samplers *samplers
+	imports  chan struct{} // places for imports in hand
 
 	mu       sync.Mutex
 	models   map[string]*model // live ones, by run id
@@ -115,6 +116,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	r.ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.futures = newFutures(r.now)
 	r.samplers = newSamplers(r)
+	r.imports = make(chan struct{}, importsAtOnce)
 	r.work.Go(r.sweepLoop)
 	return r, nil
 }

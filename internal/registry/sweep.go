@@ -54,7 +54,7 @@ func (r *Registry) sweepLoop() {
 	}
 }
 
-// Sweep removes expired checkpoints and results, lets go of the models of
+// Sweep removes expired checkpoints, uploads and results, lets go of the models of
 // sessions that gave no sign of life, and writes down activity times.
 func (r *Registry) Sweep(ctx context.Context) error {
 	now := r.now().UTC()
@@ -94,6 +94,9 @@ func (r *Registry) Sweep(ctx context.Context) error {
 			break
 		}
 	}
+	if _, err := r.meta.DeleteUploads(ctx, now.Add(-uploadTTL)); err != nil {
+		return err
+	}
 	_, err := r.meta.DeleteResults(ctx, now.Add(-resultTTL))
 	return err
 }
@@ -104,9 +107,10 @@ type Garbage struct {
 	Bytes int64
 }
 
-// CollectGarbage removes blobs that no manifest refers to and that were not
-// committed within the grace period. It is safe beside saves: a save commits
-// its blobs anew before it refers to them, which makes them young.
+// CollectGarbage removes blobs that no manifest or upload refers to and that
+// were not committed within the grace period. It is safe beside saves: a save
+// commits its blobs anew before it refers to them, which makes them young; and
+// beside imports, which refer only to what an upload refers to.
 func (r *Registry) CollectGarbage(ctx context.Context) (Garbage, error) {
 	var g Garbage
 	before := r.now().Add(-r.gcGrace)

@@ -14,6 +14,7 @@ import (
 // forward_backward in chunks of about 5 MB.
 const (
 	maxJSONBody     = 1 << 20
+	maxImportBody   = 8 << 20 // lists of digests: enough for a terabyte in parts
 	maxSampleBody   = 32 << 20
 	maxTrainingBody = 128 << 20
 )

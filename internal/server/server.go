@@ -107,6 +107,8 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s.futureOps(api)
 	s.runOps(api)
 	s.checkpointOps(api)
+	s.blobOps(api)
+	s.importOps(api)
 	s.downloadRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such endpoint: "+r.Method+" "+r.URL.Path)
