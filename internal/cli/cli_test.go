@@ -141,6 +141,12 @@ func TestWrongUsage(t *testing.T) {
 		"delete both":         {"checkpoint delete " + p + " --run-id r", exitUsage, "not both"},
 		"delete filter":       {"checkpoint delete " + p + " --type weights", exitUsage, "give --run-id"},
 		"jobs":                {"checkpoint download " + p + " --jobs 0", exitUsage, "at least 1"},
+		"import no name":      {"checkpoint import dir", exitUsage, "--name NAME is required"},
+		"import bad name":     {"checkpoint import dir --name a/b", exitUsage, "--name: "},
+		"import type":         {"checkpoint import dir --name a --type external", exitUsage, "weights or sampler_weights"},
+		"import ttl":          {"checkpoint import dir --name a --ttl 0", exitUsage, "--ttl"},
+		"import jobs":         {"checkpoint import dir --name a --jobs 0", exitUsage, "at least 1"},
+		"import two":          {"checkpoint import a b --name a", exitUsage, "import DIR"},
 		"one bad of two":      {"checkpoint download " + p + " bad", exitUsage, `"bad"`},
 		"serve address":       {"serve --addr nonsense", exitUsage, "HOST:PORT"},
 		"serve public URL":    {"serve --public-url ftp://x", exitUsage, "http or https"},
@@ -401,4 +407,34 @@ func TestHelpAndVersion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		run(t, "completion", shell).want(t, exitDone, []string{"tinkex"}, nil)
 	}
+}
+
+func TestCheckpointImport(t *testing.T) {
+	w := newWorld(t, "a")
+	dir := t.TempDir()
+	adapter := decode[downloadedJSON](t, run(t, "-f", "json", "checkpoint", "download", w.path("a"), "-o", dir)).Downloaded[0].Destination
+	if err := os.WriteFile(filepath.Join(adapter, "notes.txt"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, "checkpoint", "import", adapter, "--name", "b", "--api-key", "tml-else").want(t, exitDone,
+		[]string{"/weights/b\n", "/sampler_weights/b\n"}, []string{"Imported", "3 files", "notes.txt"})
+	if lines := strings.Fields(r.stdout); len(lines) != 2 {
+		t.Errorf("stdout is not two paths: %s", r.stdout)
+	} else {
+		run(t, "checkpoint", "info", lines[0], "--api-key", "tml-else").want(t, exitDone, []string{"rank 4, on attention, unembedding"}, nil)
+		run(t, "checkpoint", "info", lines[0]).want(t, exitNotFound, nil, nil)
+	}
+	got := decode[importedJSON](t, run(t, "-f", "json", "checkpoint", "import", adapter, "--name", "c", "--type", "weights", "--ttl", "1h", "--api-key", "tml-else"))
+	if len(got.Checkpoints) != 1 || got.Checkpoints[0].ExpiresAt == nil || got.SentBytes != 0 || len(got.Files) != 3 || !slices.Equal(got.Ignored, []string{"notes.txt"}) {
+		t.Errorf("answer %+v", got)
+	}
+	again := []string{"checkpoint", "import", adapter, "--name", "c", "--run-id", got.TrainingRunID, "--api-key", "tml-else"}
+	run(t, again...).want(t, exitFailed, nil, []string{"already exists"})
+	run(t, append(again, "--overwrite")...).want(t, exitDone, []string{got.TrainingRunID + "/weights/c"}, nil)
+	run(t, "checkpoint", "import", adapter, "--name", "c", "--run-id", w.run, "--api-key", "tml-else").want(t, exitNotFound, nil, []string{"run_id"})
+	run(t, "checkpoint", "import", dir, "--name", "c").want(t, exitFailed, nil, []string{"there is no adapter_config.json"})
+	run(t, "checkpoint", "import", filepath.Join(dir, "none"), "--name", "c").want(t, exitFailed, nil, []string{"none"})
+	// Progress is for terminals.
+	tinkexWith(t, Env{StderrTerminal: true}, "checkpoint", "import", adapter, "--name", "d", "--api-key", "tml-third").want(t, exitDone,
+		[]string{"/weights/d"}, []string{"reading", "sending"})
 }
