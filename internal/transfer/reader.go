@@ -358,7 +358,11 @@ func (r *Reader) broken(err error) error {
 // was: by the entity tag if there is a strong one, else by the bytes.
 func (r *Reader) asStream(a *answer, url string, buf []byte) {
 	defer close(r.queue)
-	r.c.jobs <- struct{}{}
+	if r.turn(a) != nil {
+		a.close()
+		r.c.release(buf)
+		return
+	}
 	defer func() { <-r.c.jobs }()
 	var sum hash.Hash
 	if a.etag == "" {
