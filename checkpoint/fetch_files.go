@@ -208,7 +208,7 @@ func hashFile(ctx context.Context, r io.Reader, h hash.Hash, did func(n int64)) 
 		n, err := r.Read(buf)
 		h.Write(buf[:n])
 		did(int64(n))
-		if err == io.EOF { //nolint:errorlint // a reader ends with io.EOF itself
+		if err == io.EOF {
 			return nil
 		}
 		if err != nil {

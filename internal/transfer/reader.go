@@ -448,7 +448,7 @@ func (r *Reader) skip(a *answer, n int64, want hash.Hash) error {
 			h.Write(buf[:m])
 		}
 		if left -= int64(m); err != nil && left > 0 {
-			if err == io.EOF { //nolint:errorlint // the end itself
+			if err == io.EOF {
 				return fmt.Errorf("%w: it has fewer bytes than before", ErrChanged)
 			}
 			return r.broken(err)
