@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -71,6 +72,11 @@ type downloadJSON struct {
 	Files        []checkpoint.File `json:"files"`
 }
 
+// downloadMemory is what the runtime may use, in bytes, before it collects
+// garbage: the window that a download reads into and some room. Without it, it
+// would let garbage grow to the size of the window.
+const downloadMemory = 42 << 20
+
 // downloadRetries is how often in a row a request of a download may fail: about
 // a minute's worth. A download is worth more patience than a question.
 const downloadRetries = 8
@@ -81,6 +87,7 @@ func (a *app) checkpointDownload(ctx context.Context, paths []tinkex.TinkerPath,
 		return err
 	}
 	defer client.Close()
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(downloadMemory))
 	bars := a.bars(ctx)
 	if len(paths) > 1 {
 		bars.addTotal()
