@@ -1,0 +1,154 @@
+package server
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tinkex/tinkex/internal/wire"
+)
+
+// signedURL asks where a checkpoint of the model can be fetched.
+func (f *fixture) archivePath(name string) string {
+	f.t.Helper()
+	a := f.get("/training_runs/" + f.model + "/checkpoints/weights/" + name + "/archive").want(http.StatusFound)
+	if a.header.Get("Location") != a.str("url") {
+		f.t.Errorf("the answer redirects to %q but names %q", a.header.Get("Location"), a.str("url"))
+	}
+	path, ok := strings.CutPrefix(a.str("url"), f.url)
+	if !ok {
+		f.t.Fatalf("the URL %q is not one of %s", a.str("url"), f.url)
+	}
+	return path
+}
+
+func (f *fixture) fetch(path string) answer {
+	f.t.Helper()
+	return f.send(http.MethodGet, path, nil) // no credential
+}
+
+func TestSignedURLs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.train()
+	f.save("a", 1, "")
+	f.save("b", 2, "")
+	path := f.archivePath("a")
+
+	members := map[string]bool{}
+	for r := tar.NewReader(bytes.NewReader(f.fetch(path).want(http.StatusOK).body)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		members[h.Name] = true
+	}
+	if !members["adapter_model.safetensors"] || !members["checkpoint_complete"] {
+		t.Errorf("the archive has %v", members)
+	}
+
+	where, rawQuery, _ := strings.Cut(path, "?")
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(change func(url.Values)) string {
+		q := url.Values{}
+		for k, v := range query {
+			q[k] = append([]string{}, v...)
+		}
+		change(q)
+		return where + "?" + q.Encode()
+	}
+	expires, err := strconv.ParseInt(query.Get("expires"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]string{
+		"unsigned":             where,
+		"no expiry":            with(func(q url.Values) { q.Del("expires") }),
+		"a later expiry":       with(func(q url.Values) { q.Set("expires", strconv.FormatInt(expires+3600, 10)) }),
+		"the same, respelled":  with(func(q url.Values) { q.Set("expires", "+"+query.Get("expires")) }),
+		"another signature":    with(func(q url.Values) { q.Set("signature", strings.Repeat("A", 43)) }),
+		"another's path":       strings.Replace(path, "/weights/a/", "/weights/b/", 1),
+		"another owner's run":  strings.Replace(path, f.session, "00000000-0000-0000-0000-000000000000", 1),
+		"another kind of file": strings.Replace(path, "/archives/", "/files/", 1) + "&x=/adapter_config.json",
+	} {
+		a := f.fetch(p)
+		a.what = name
+		if name == "another kind of file" {
+			a.want(http.StatusNotFound) // no such route, let alone a signature for it
+			continue
+		}
+		a.want(http.StatusForbidden, "not signed by this server")
+		a.detail()
+	}
+
+	f.clock.advance(time.Unix(expires, 0).Sub(f.clock.now()) - time.Second)
+	f.fetch(path).want(http.StatusOK)
+	f.clock.advance(time.Second)
+	f.fetch(path).want(http.StatusForbidden, "has expired", "ask for a new one").detail()
+	f.fetch(f.archivePath("a")).want(http.StatusOK)
+}
+
+func TestURLServesTheBytesItWasMadeForOrNone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.train()
+	f.save("a", 1, "")
+	path := f.archivePath("a")
+	// The same content again is the same archive.
+	f.save("a", 2, `,"overwrite":true`)
+	f.fetch(path).want(http.StatusOK)
+	f.await(f.post("/optim_step", fmt.Sprintf(`{"model_id":%q,"seq_id":3}`, f.model)))
+	f.save("a", 4, `,"overwrite":true`)
+	f.fetch(path).want(http.StatusGone, "overwritten").detail()
+	fresh := f.archivePath("a")
+	f.fetch(fresh).want(http.StatusOK)
+	f.send(http.MethodDelete, wire.APIPrefix+"/training_runs/"+f.model+"/checkpoints/weights/a", nil, wire.HeaderAPIKey, alice).want(http.StatusNoContent)
+	f.fetch(fresh).want(http.StatusNotFound, "not found").detail()
+}
+
+func TestURLEndsWithItsCheckpoint(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.train()
+	f.save("a", 1, `,"ttl_seconds":60`)
+	a := f.get("/training_runs/" + f.model + "/checkpoints/weights/a/archive").want(http.StatusFound)
+	if got, want := a.header.Get("Expires"), f.clock.now().Add(time.Minute).Format(http.TimeFormat); got != want {
+		t.Errorf("the URL expires at %s, want %s", got, want)
+	}
+	path := strings.TrimPrefix(a.str("url"), f.url)
+	f.clock.advance(time.Minute)
+	f.fetch(path).want(http.StatusForbidden, "has expired")
+}
+
+func TestExternalFiles(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.train()
+	f.await(f.post("/save_weights_external", fmt.Sprintf(`{"model_id":%q,"path":"x","seq_id":1}`, f.model)))
+	a := f.get("/training_runs/" + f.model + "/checkpoints/external_weights/x/external_weights_urls").want(http.StatusOK)
+	_, rest, _ := strings.Cut(string(a.body), f.url)
+	path, _, _ := strings.Cut(rest, `"`)
+	path = strings.ReplaceAll(path, `\u0026`, "&")
+	whole := f.fetch(path).want(http.StatusOK)
+	part := f.send(http.MethodGet, path, nil, "Range", "bytes=3-9").want(http.StatusPartialContent)
+	if !bytes.Equal(part.body, whole.body[3:min(10, len(whole.body))]) {
+		t.Errorf("bytes 3 to 9 are %q", part.body)
+	}
+	if etag := whole.header.Get("ETag"); etag == "" || f.send(http.MethodGet, path, nil, "If-None-Match", etag).status != http.StatusNotModified {
+		t.Errorf("the entity tag %q is not honoured", etag)
+	}
+}
