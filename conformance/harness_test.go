@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,7 +120,9 @@ func venv(t *testing.T) string {
 }
 
 // environ is a user's shell, pointed at a server.
-func environ(url, key string) []string { return pyvenv.Environ(url, key) }
+func environ(url, key string) []string {
+	return append(pyvenv.Environ(url, key), "PYTHONFAULTHANDLER=1")
+}
 
 // script runs one of the Python programs and reads the document it prints.
 func script(t *testing.T, url, key, name string, args any) doc {
@@ -136,10 +139,22 @@ func script(t *testing.T, url, key, name string, args any) doc {
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()
-	if err != nil {
+	if err != nil && diedAfterItsEnd(err, errOut.Bytes()) && json.Valid(out) {
+		t.Logf("%s.py printed its document and then died: %v", name, err)
+	} else if err != nil {
 		t.Fatalf("%s.py: %v\n%s", name, err, errOut.String())
 	}
 	return decode(t, out)
+}
+
+// diedAfterItsEnd reports whether a Python program was aborted by a thread
+// that outlived its interpreter. The published package (0.38.0) does that by
+// itself: on a busy machine about one in twenty-five of its commands is aborted
+// when it has printed everything, while Python shuts down ("<no Python frame>"
+// is the fault handler's word for it). Only the exit code is lost.
+func diedAfterItsEnd(err error, stderr []byte) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() == -1 && bytes.Contains(stderr, []byte("<no Python frame>"))
 }
 
 func decode(t *testing.T, b []byte) doc {
