@@ -87,14 +87,19 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 			if p == http.ErrAbortHandler { //nolint:errorlint // a panic value
 				panic(p)
 			}
+			broken := false
 			if p != nil {
 				s.log.Error("panic", "request_id", c.requestID, "panic", p, "stack", string(debug.Stack()))
-				if rec.status == 0 {
+				if broken = rec.status != 0; !broken {
 					writeError(rec, http.StatusInternalServerError, "internal error; the server's log has it under request id "+c.requestID)
 				}
 			}
 			s.log.Debug("request", "request_id", c.requestID, "method", r.Method, "path", r.URL.Path,
 				"status", rec.status, "owner", c.owner, "duration", time.Since(began))
+			if broken {
+				// What was sent must not look like the whole answer.
+				panic(http.ErrAbortHandler)
+			}
 		}()
 
 		if needsCredential(r.URL.Path) {
