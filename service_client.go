@@ -78,8 +78,12 @@ func (s *ServiceClient) ServerCapabilities(ctx context.Context) (ServerCapabilit
 }
 
 // SessionID returns the session's id, opening the session if there is none.
+// Once the client is closed it wraps ErrClosed: the session has ended.
 func (s *ServiceClient) SessionID(ctx context.Context) (string, error) {
 	const op = "create session"
+	if s.t.life.ctx.Err() != nil {
+		return "", closedError(op)
+	}
 	return s.session.get(ctx, s.t.life, op, func(ctx context.Context) (string, error) {
 		if _, err := s.t.flags(ctx); err != nil {
 			return "", err

@@ -475,6 +475,9 @@ func TestCloseLeaksNothing(t *testing.T) {
 	wantError(t, err, ErrClosed)
 	_, err = s.ServerCapabilities(t.Context())
 	wantError(t, err, ErrClosed)
+	// The session was there, and ended with the client.
+	_, err = s.SessionID(t.Context())
+	wantError(t, err, ErrClosed)
 	close(hold)
 	f.CloseClientConnections()
 	goleak.VerifyNone(t, existing)
