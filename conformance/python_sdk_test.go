@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPythonTraining(t *testing.T) {
@@ -393,4 +394,72 @@ func TestPythonAcrossRestarts(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPythonCopiesAndSearch(t *testing.T) {
+	t.Parallel()
+	d := script(t, serve(t, t.TempDir()).url, "tml-unused", "copies", map[string]string{"mine": "tml-mine", "theirs": "tml-theirs"})
+	r := d.at("refused")
+	refused(r.at("private"), 404, "not found")
+	refused(r.at("absent"), 404, "not found")
+	refused(r.at("nonsense"), 400, "source_path")
+	refused(r.at("ttl"), 400, "ttl_seconds")
+
+	original, state, sampler := d.at("original").list(), d.at("copies", "state").list(), d.at("copies", "sampler").list()
+	if len(original) != 2 || len(state) != 1 || len(sampler) != 1 {
+		t.Fatalf("%d, %d and %d checkpoints are listed", len(original), len(state), len(sampler))
+	}
+	state[0].at("tinker_path").same(d.at("copy"))
+	state[0].at("checkpoint_id").is("weights/state")
+	state[0].at("public").is(false)
+	state[0].at("size_bytes").same(original[1].at("size_bytes"))
+	expires, err := time.Parse(time.RFC3339Nano, state[0].at("expires_at").str())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in := float64(expires.UnixMicro())/1e6 - d.at("began").num(); in < 7199 || in > 7260 {
+		t.Errorf("the copy expires in %v seconds, want 7200", in)
+	}
+	sampler[0].at("tinker_path").same(d.at("through_service"))
+	sampler[0].at("checkpoint_type").is("sampler")
+	sampler[0].at("expires_at").is(nil)
+	d.at("info", "lora_rank").is(4)
+	d.at("info", "train_mlp").is(false)
+	d.at("run", "corrupted").is(false)
+	d.at("run", "last_checkpoint", "tinker_path").same(d.at("copy"))
+	if got := len(d.at("project").list()); got != 2 {
+		t.Errorf("the project has %d runs, want one for each copy", got)
+	}
+	d.at("went_on").same(d.at("end"))
+
+	found, others := d.at("found"), d.at("other_ids").list()
+	newest := []string{others[2].str(), others[1].str(), others[0].str()}
+	mine := []string{d.at("session").str()}
+	all := append(slices.Clone(newest), mine...)
+	found.at("all").is(all)
+	found.at("pages").is([][]string{all[:3], all[3:]})
+	found.at("by_name").is(mine)
+	found.at("either").is([]string{newest[0], mine[0]})
+	found.at("project").is(newest)
+	found.at("metadata").is(mine)
+	found.at("no_metadata").is([]string{})
+	found.at("active").is(newest[:1])
+	found.at("finished").is(newest[1:])
+	found.at("cancelled").is([]string{})
+	found.at("accessible").is(newest)
+	found.at("of_another").is([]string{})
+	found.at("of_oneself").is(newest)
+	one := found.at("by_id", 0)
+	one.at("session_id").same(d.at("session"))
+	one.at("project_id").is("work")
+	one.at("display_name").is("Nightly of mine")
+	one.at("user_metadata").is(map[string]string{"team": "conformance"})
+	one.at("status", "type").is("active")
+	one.at("checkpoints_count").is(1)
+	one.at("checkpoint_storage_bytes").same(original[0].at("size_bytes"))
+	errored := found.at("errored", 0)
+	errored.at("session_id").is(newest[1])
+	errored.at("status", "type").is("client_finished")
+	errored.at("status", "reason", "type").is("errored")
+	errored.at("status", "detail").is("out of memory")
 }

@@ -50,6 +50,19 @@ type Session struct {
 	FinishDetail  string
 }
 
+// SessionPlace is a place in the list of sessions: behind the one that was
+// created then and has that id, whether or not it is still there.
+type SessionPlace struct {
+	CreatedAt time.Time
+	ID        string
+}
+
+// Usage is what checkpoints take.
+type Usage struct {
+	Checkpoints int
+	Bytes       int64
+}
+
 // LoRA is how an adapter was configured.
 type LoRA struct {
 	BaseModel    string
@@ -201,6 +214,12 @@ type Store interface {
 	CreateSession(ctx context.Context, s Session) error
 	Session(ctx context.Context, id string) (Session, error)
 	Sessions(ctx context.Context, owner string, p Page) ([]Session, int, error)
+	// SessionsAfter lists up to limit of an owner's sessions from a place in
+	// the list on; nil is its start.
+	SessionsAfter(ctx context.Context, owner string, after *SessionPlace, limit int) ([]Session, error)
+	// SessionUsage sums up what the sessions' runs have in listed checkpoints
+	// that are unexpired at now. A session without any is not in the map.
+	SessionUsage(ctx context.Context, sessionIDs []string, now time.Time) (map[string]Usage, error)
 	// TouchSession records a heartbeat. An earlier one than the last is no news.
 	TouchSession(ctx context.Context, id string, at time.Time) error
 	// FinishSession ends a session; the first reason given stays.

@@ -3,6 +3,7 @@ package metastore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -82,6 +83,43 @@ func (s *store) Sessions(ctx context.Context, owner string, p Page) (page []Sess
 		return nil, 0, err
 	}
 	return page, n, nil
+}
+
+func (s *store) SessionsAfter(ctx context.Context, owner string, after *SessionPlace, limit int) ([]Session, error) {
+	selected, args := `owner = ?`, []any{owner}
+	if after != nil {
+		selected, args = `owner = ? AND (created_at, id) < (?, ?)`, []any{owner, micros(after.CreatedAt), after.ID}
+	}
+	page, err := list(ctx, s.query(), `
+		SELECT `+sessionColumns+` FROM sessions WHERE `+selected+` ORDER BY created_at DESC, id DESC LIMIT ?`,
+		append(args, max(limit, 0)), scanSession)
+	return page, s.explain(err)
+}
+
+func (s *store) SessionUsage(ctx context.Context, sessionIDs []string, now time.Time) (map[string]Usage, error) {
+	usage := map[string]Usage{}
+	for chunk := range slices.Chunk(sessionIDs, many) {
+		args := make([]any, 0, len(chunk)+1)
+		for _, id := range chunk {
+			args = append(args, id)
+		}
+		err := s.query().each(ctx, `
+			SELECT session_id, COUNT(*), CAST(SUM(size_bytes) AS BIGINT)
+			FROM runs JOIN checkpoints ON checkpoints.run_id = runs.id
+			WHERE session_id IN (`+repeat("?", len(chunk))+`) AND listed = 1 AND (expires_at IS NULL OR expires_at > ?)
+			GROUP BY session_id`,
+			append(args, micros(now)), func(row scanner) error {
+				var id string
+				var u Usage
+				err := row.Scan(&id, &u.Checkpoints, &u.Bytes)
+				usage[id] = u
+				return err
+			})
+		if err != nil {
+			return nil, s.explain(err)
+		}
+	}
+	return usage, nil
 }
 
 func (s *store) TouchSession(ctx context.Context, id string, at time.Time) error {

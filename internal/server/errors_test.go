@@ -32,7 +32,19 @@ func TestErrorsNameTheField(t *testing.T) {
 		`{"model_id":"m","adam_params":{"beta1":"high"}}`:                                      {"/optim_step", 422, "adam_params.beta1: expected number"},
 		`{"base_model":"tinkex/tiny","prompt":{"chunks":[{}]},"sampling_params":{}}`:           {"/asample", 422, "prompt.chunks[0]: expected required property type"},
 		`{"base_model":"tinkex/tiny","prompt":{"chunks":[]},"sampling_params":{"stop":[1.5]}}`: {"/asample", 422, "stop: expected a string"},
-		`{"reason":{"type":"bored"}}`:                                                          {"/sessions/" + f.session + "/finish", 422, "reason.type"},
+		`{"limit":0}`:                                             {"/sessions/search", 422, "limit"},
+		`{"limit":201}`:                                           {"/sessions/search", 422, "limit"},
+		`{"statuses":[{"type":"asleep"}]}`:                        {"/sessions/search", 422, "statuses[0].type"},
+		`{"statuses":[]}`:                                         {"/sessions/search", 422, "statuses"},
+		`{"owner":{"type":"user"}}`:                               {"/sessions/search", 400, "owner.owner_urns"},
+		`{"cursor":{"last_created_at":"yesterday"}}`:              {"/sessions/search", 422, "cursor"},
+		`{"source_path":"tinker://a/weights/b"}`:                  {"/copy_weights", 400, "destination_project_id"},
+		`{"source_path":"x","destination_project_id":"p"}`:        {"/copy_weights", 400, "source_path"},
+		`{"source_path":"tinker://a/weights/b","session_id":"s"}`: {"/copy_weights", 400, "model_seq_id"},
+		`{"source_path":"tinker://a/weights/b","session_id":"s","model_seq_id":0,"destination_project_id":"p"}`: {"/copy_weights", 400, "either"},
+		`{"source_path":"tinker://a/weights/b","destination_project_id":"p","ttl_seconds":0}`:                   {"/copy_weights", 400, "ttl_seconds"},
+		`{"source_path":"tinker://a/weights/b","session_id":"s","model_seq_id":-1}`:                             {"/copy_weights", 422, "model_seq_id"},
+		`{"reason":{"type":"bored"}}`: {"/sessions/" + f.session + "/finish", 422, "reason.type"},
 	} {
 		a := f.post(tc.path, body)
 		a.what = body

@@ -14,7 +14,8 @@ import (
 // routes is every call that the server answers: the protocol's without their
 // prefix, and this project's.
 // What the published package calls and is not here: auth/apikey/me (DELETE),
-// audit, billing and create_custom_loss.
+// audit, billing and create_custom_loss, and, only if a flag of client/config
+// asks for it, retrieve_futures and join_sampling_session.
 var routes = []string{
 	"POST /tinkex/v1/blobs/missing",
 	"PUT /tinkex/v1/blobs/{sha256}",
@@ -27,6 +28,7 @@ var routes = []string{
 	"GET /checkpoints",
 	"POST /client/config",
 	"POST /client/dynamic_config",
+	"POST /copy_weights",
 	"POST /create_model",
 	"POST /create_sampling_session",
 	"POST /create_session",
@@ -43,6 +45,7 @@ var routes = []string{
 	"POST /save_weights_for_sampler",
 	"POST /session_heartbeat",
 	"GET /sessions",
+	"POST /sessions/search",
 	"GET /sessions/{session}",
 	"POST /sessions/{session}/finish",
 	"PUT /sessions/{session}/project",

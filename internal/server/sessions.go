@@ -49,6 +49,7 @@ func (s *Server) sessionOps(api huma.API) {
 			}
 			return replyWith(out), nil
 		})
+	register(api, http.MethodPost, "/sessions/search", "search-sessions", "Find one's sessions, newest first", s.searchSessions)
 	register(api, http.MethodGet, "/sessions/{session}", "get-session", "What a session holds",
 		func(ctx context.Context, in *SessionPath) (*reply[tinkex.Session], error) {
 			sess, err := s.reg.Session(ctx, ownerOf(ctx), in.Session)

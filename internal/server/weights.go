@@ -27,6 +27,7 @@ func (s *Server) weightsOps(api huma.API) {
 	register(api, http.MethodPost, "/save_weights_for_sampler", "save-weights-for-sampler", "Save weights to sample from", save(metastore.KindSampler))
 	register(api, http.MethodPost, "/save_weights_external", "save-weights-external", "Export weights to be downloaded file by file", save(metastore.KindExternal))
 	register(api, http.MethodPost, "/load_weights", "load-weights", "Load a checkpoint onto a new model, or as what creates it", s.loadWeights)
+	register(api, http.MethodPost, "/copy_weights", "copy-weights", "Copy a checkpoint that one may read; no bytes move", s.copyWeights)
 	register(api, http.MethodPost, "/weights_info", "weights-info", "What a checkpoint was trained as", s.weightsInfo)
 }
 
@@ -113,6 +114,33 @@ func (s *Server) loadWeights(ctx context.Context, in *bodyOf[wire.LoadWeightsReq
 	}
 	f, err := s.reg.Load(ctx, ownerOf(ctx), b.ModelID, b.SeqID, hash, load)
 	return s.promise(ctx, f, err)
+}
+
+func (s *Server) copyWeights(ctx context.Context, in *struct {
+	Key  string `header:"X-Idempotency-Key"`
+	Body wire.CopyWeightsRequest
+},
+) (*reply[wire.CopyWeightsResponse], error) {
+	b := in.Body
+	if (b.SessionID != "") != (b.ModelSeqID != nil) || (b.SessionID != "") == (b.DestinationProjectID != "") {
+		return nil, failure(http.StatusBadRequest, "give either destination_project_id, or session_id and model_seq_id, as where to copy to")
+	}
+	from, err := optionalRef("source_path", &b.SourcePath)
+	if err != nil {
+		return nil, err
+	}
+	ttl, err := ttlOf(b.TTLSeconds)
+	if err != nil {
+		return nil, failure(http.StatusBadRequest, err.Error())
+	}
+	ref, err := s.reg.Copy(ctx, ownerOf(ctx), registry.CopyRequest{
+		From: *from, SessionID: b.SessionID, Seq: deref(b.ModelSeqID), ProjectID: b.DestinationProjectID,
+		TTL: ttl, Key: in.Key, Hash: hashOf(b),
+	})
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	return replyWith(wire.CopyWeightsResponse{TinkerPath: ref.String()}), nil
 }
 
 func (s *Server) weightsInfo(ctx context.Context, in *bodyOf[wire.WeightsInfoRequest]) (*reply[tinkex.WeightsInfo], error) {

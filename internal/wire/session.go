@@ -1,5 +1,7 @@
 package wire
 
+import "time"
+
 // ClientConfigRequest asks for the flags a client should run with.
 type ClientConfigRequest struct {
 	SDKVersion string `json:"sdk_version,omitempty"`
@@ -68,6 +70,70 @@ type FinishSessionRequest struct {
 // FinishReason is how the client says it ended.
 type FinishReason struct {
 	Type string `json:"type" enum:"success,errored,interrupted"`
+}
+
+// SearchSessionsRequest finds sessions, newest first. What is absent does not
+// restrict.
+type SearchSessionsRequest struct {
+	SessionID    string            `json:"session_id,omitempty" doc:"Exact; together with display_name, either one is enough"`
+	DisplayName  string            `json:"display_name,omitempty" doc:"Words that the name contains, whatever their case"`
+	ProjectIDs   []string          `json:"project_ids,omitempty"`
+	UserMetadata map[string]string `json:"user_metadata,omitempty" doc:"Pairs that must all be there"`
+	Owner        *SearchOwner      `json:"owner,omitempty"`
+	Statuses     []StatusQuery     `json:"statuses,omitempty" minItems:"1" doc:"Any of them"`
+	Limit        int               `json:"limit,omitempty" minimum:"1" maximum:"200" default:"50"`
+	Cursor       *SessionCursor    `json:"cursor,omitempty"`
+}
+
+// SearchOwner says whose sessions are meant.
+type SearchOwner struct {
+	Type      string   `json:"type" enum:"own,accessible,user"`
+	OwnerURNs []string `json:"owner_urns,omitempty" maxItems:"10"`
+}
+
+// StatusQuery matches sessions by what became of them.
+type StatusQuery struct {
+	Type    string   `json:"type" enum:"active,cancelled,failed,client_finished"`
+	Reasons []string `json:"reasons,omitempty" minItems:"1" doc:"Of client_finished: success, errored, interrupted"`
+}
+
+// SessionCursor is where the next page starts.
+type SessionCursor struct {
+	LastCreatedAt time.Time `json:"last_created_at"`
+	LastSessionID string    `json:"last_session_id"`
+}
+
+// SearchSessionsResponse is a page of what was found; without a cursor it is
+// the last one.
+type SearchSessionsResponse struct {
+	Sessions   []SessionSummary `json:"sessions"`
+	NextCursor *SessionCursor   `json:"next_cursor,omitempty"`
+}
+
+// SessionSummary describes a session and what it holds.
+type SessionSummary struct {
+	SessionID              string            `json:"session_id"`
+	CreatedAt              time.Time         `json:"created_at"`
+	Owner                  string            `json:"owner"`
+	ProjectID              string            `json:"project_id"`
+	Status                 *SessionStatus    `json:"status,omitempty" doc:"Absent if the session neither finished nor is known to run"`
+	CheckpointsCount       int               `json:"checkpoints_count"`
+	CheckpointStorageBytes int64             `json:"checkpoint_storage_bytes"`
+	DisplayName            *string           `json:"display_name,omitempty"`
+	UserMetadata           map[string]string `json:"user_metadata,omitempty"`
+}
+
+// The types of SessionStatus and StatusQuery that this project knows.
+const (
+	StatusActive         = "active"
+	StatusClientFinished = "client_finished"
+)
+
+// SessionStatus is what became of a session.
+type SessionStatus struct {
+	Type   string        `json:"type"`
+	Reason *FinishReason `json:"reason,omitempty"`
+	Detail *string       `json:"detail,omitempty"`
 }
 
 // SetProjectRequest moves a session into a project.

@@ -52,6 +52,22 @@ type LoadWeightsResult struct {
 	Type    string `json:"type"`
 }
 
+// CopyWeightsRequest copies a checkpoint, either into a session of the
+// caller's, as its run ModelSeqID, or into a project, as a session of its own.
+type CopyWeightsRequest struct {
+	SessionID            string  `json:"session_id,omitempty"`
+	ModelSeqID           *int64  `json:"model_seq_id,omitempty" minimum:"0"`
+	DestinationProjectID string  `json:"destination_project_id,omitempty"`
+	SourcePath           string  `json:"source_path"`
+	TTLSeconds           *int64  `json:"ttl_seconds,omitempty" doc:"The source's expiry is not inherited"`
+	WeightsAccessToken   *string `json:"weights_access_token,omitempty"`
+}
+
+// CopyWeightsResponse says where the copy is.
+type CopyWeightsResponse struct {
+	TinkerPath string `json:"tinker_path"`
+}
+
 // WeightsInfoRequest asks what a checkpoint was trained as.
 type WeightsInfoRequest struct {
 	TinkerPath string `json:"tinker_path"`
@@ -90,14 +106,4 @@ type ManifestFile struct {
 	SizeBytes int64  `json:"size_bytes"`
 	SHA256    string `json:"sha256" doc:"64 hexadecimal digits"`
 	URL       string `json:"url" doc:"Signed; it supports ranges and needs no credential"`
-}
-
-// CopyWeightsRequest copies a checkpoint to a run of the caller's.
-type CopyWeightsRequest struct {
-	SessionID            *string `json:"session_id,omitempty"`
-	ModelSeqID           *int64  `json:"model_seq_id,omitempty"`
-	DestinationProjectID *string `json:"destination_project_id,omitempty"`
-	SourcePath           string  `json:"source_path"`
-	TTLSeconds           *int64  `json:"ttl_seconds,omitempty"`
-	WeightsAccessToken   *string `json:"weights_access_token,omitempty"`
 }

@@ -24,6 +24,8 @@ func Run(t *testing.T, open func(t *testing.T) metastore.Store) {
 	}{
 		{"Session", testSession},
 		{"SessionList", testSessionList},
+		{"SessionsAfter", testSessionsAfter},
+		{"SessionUsage", testSessionUsage},
 		{"SessionFinish", testSessionFinish},
 		{"SessionProject", testSessionProject},
 		{"Run", testRun},

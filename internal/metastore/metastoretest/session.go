@@ -132,3 +132,64 @@ func testSessionProject(t *testing.T, f fixture) {
 	expect("p", "")
 	expect("", "s2:train:0 s1:train:2 s1:train:1 s1:train:0")
 }
+
+func testSessionsAfter(t *testing.T, f fixture) {
+	for i := range 5 {
+		f.must(f.CreateSession(f.ctx, metastore.Session{ID: fmt.Sprintf("a%d", i), Owner: "alice", CreatedAt: after(i / 2), LastHeartbeat: t0}))
+	}
+	f.session("b0", "bob")
+	for _, test := range []struct {
+		owner string
+		after *metastore.SessionPlace
+		limit int
+		want  string
+	}{
+		{"alice", nil, 100, "a4 a3 a2 a1 a0"},
+		{"alice", nil, 2, "a4 a3"},
+		{"alice", nil, 0, ""},
+		{"alice", nil, -1, ""},
+		{"alice", &metastore.SessionPlace{CreatedAt: after(1), ID: "a3"}, 2, "a2 a1"},
+		{"alice", &metastore.SessionPlace{CreatedAt: after(1), ID: "a2"}, 9, "a1 a0"},
+		{"alice", &metastore.SessionPlace{CreatedAt: after(1), ID: "a2x"}, 9, "a2 a1 a0"}, // no longer there
+		{"alice", &metastore.SessionPlace{CreatedAt: t0, ID: "a0"}, 9, ""},
+		{"bob", &metastore.SessionPlace{CreatedAt: after(9)}, 9, "b0"},
+		{"ali", nil, 9, ""},
+	} {
+		var ids []string
+		for _, s := range value(f.SessionsAfter(f.ctx, test.owner, test.after, test.limit))(f) {
+			ids = append(ids, s.ID)
+		}
+		if got := strings.Join(ids, " "); got != test.want {
+			t.Errorf("%d sessions of %q after %+v are %q, want %q", test.limit, test.owner, test.after, got, test.want)
+		}
+	}
+}
+
+func testSessionUsage(t *testing.T, f fixture) {
+	f.alice()
+	f.run("s1:train:1", "alice")
+	f.session("s2", "alice")
+	f.run("s2:train:0", "alice")
+	commit := func(run, name string, change func(*metastore.Checkpoint)) {
+		t.Helper()
+		c := checkpoint(metastore.KindTraining, name, t0)
+		c.RunID = run
+		if change != nil {
+			change(&c)
+		}
+		_, err := f.CommitCheckpoint(f.ctx, c, false, nil)
+		f.must(err)
+	}
+	commit("s1:train:0", "a", nil)
+	commit("s1:train:1", "b", nil)
+	commit("s1:train:1", "unlisted", func(c *metastore.Checkpoint) { c.Listed = false })
+	commit("s1:train:1", "expires", func(c *metastore.Checkpoint) { c.ExpiresAt = ptr(after(5)) })
+	expect := func(seconds int, want map[string]metastore.Usage, ids ...string) {
+		t.Helper()
+		same(t, "usage", value(f.SessionUsage(f.ctx, ids, after(seconds)))(f), want)
+	}
+	expect(4, map[string]metastore.Usage{"s1": {Checkpoints: 3, Bytes: 6300}}, "s1", "s2", "none")
+	expect(5, map[string]metastore.Usage{"s1": {Checkpoints: 2, Bytes: 4200}}, "s1")
+	expect(4, map[string]metastore.Usage{}, "s2")
+	expect(4, map[string]metastore.Usage{})
+}
