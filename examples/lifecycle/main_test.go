@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/tinkex/tinkex/tinkextest"
@@ -24,22 +22,5 @@ downloaded checkpoint_complete
 `
 	if out.String() != want {
 		t.Errorf("it printed\n%s", out.String())
-	}
-}
-
-// The guide shows this program, not one like it.
-func TestGuideShowsThisProgram(t *testing.T) {
-	guide, err := os.ReadFile("../../docs/guides/getting_started.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := os.ReadFile("main.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, code, _ := strings.Cut(string(guide), "```go\n")
-	code, _, ok := strings.Cut(code, "```")
-	if !ok || !strings.Contains(string(source), code) {
-		t.Error("docs/guides/getting_started.md differs from main.go; copy func run into it")
 	}
 }

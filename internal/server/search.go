@@ -48,9 +48,9 @@ func (s *Server) searchSessions(ctx context.Context, in *bodyOf[wire.SearchSessi
 
 // statusQuery matches any of the statuses. Sessions here are neither cancelled
 // nor failed by the server.
-func statusQuery(any []wire.StatusQuery) func(registry.SessionState, string) bool {
+func statusQuery(wanted []wire.StatusQuery) func(registry.SessionState, string) bool {
 	return func(state registry.SessionState, reason string) bool {
-		return slices.ContainsFunc(any, func(q wire.StatusQuery) bool {
+		return slices.ContainsFunc(wanted, func(q wire.StatusQuery) bool {
 			switch q.Type {
 			case wire.StatusActive:
 				return state == registry.SessionActive

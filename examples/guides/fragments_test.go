@@ -1,0 +1,113 @@
+package guides
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/checkpoint"
+	"github.com/tinkex/tinkex/tinkextest"
+)
+
+// fromGo is the README's.
+func fromGo(ctx context.Context, path tinkex.TinkerPath, data []tinkex.Datum) error {
+	svc, err := tinkex.NewServiceClient(tinkex.Options{}) // TINKER_API_KEY, TINKER_BASE_URL
+	if err != nil {
+		return err
+	}
+	defer svc.Close()
+	tc, err := svc.CreateTrainingClientFromStateWithOptimizer(ctx, path, tinkex.StateOptions{})
+	if err != nil {
+		return err
+	}
+	pass := tc.ForwardBackward(ctx, data, tinkex.CrossEntropy, nil) // both are on their way
+	step := tc.OptimStep(ctx, tinkex.AdamParams{LearningRate: 1e-4})
+	out, err := pass.Await(ctx)
+	if err != nil {
+		return err
+	}
+	log.Println("loss", out.Metrics["loss:sum"])
+	if _, err := step.Await(ctx); err != nil {
+		return err
+	}
+	saved, err := tc.SaveState(ctx, "step-0100", tinkex.SaveOptions{TTL: 30 * 24 * time.Hour}).Await(ctx)
+	if err != nil {
+		return err
+	}
+	if saved.Path.Name != "step-0100" {
+		return fmt.Errorf("saved %s", saved.Path)
+	}
+	return nil
+}
+
+// imported is docs/guides/import.md's.
+func imported(ctx context.Context, rest *tinkex.RestClient) error {
+	d, err := checkpoint.Import(ctx, rest, "./my-adapter", checkpoint.ImportOptions{Name: "from-peft"})
+	if err != nil {
+		return err
+	}
+	for _, c := range d.Checkpoints {
+		if _, err := rest.WeightsInfo(ctx, mustParse(c.TinkerPath)); err != nil {
+			return err
+		}
+	}
+	if len(d.Checkpoints) != 2 {
+		return fmt.Errorf("%d checkpoints were made", len(d.Checkpoints))
+	}
+	return nil
+}
+
+func mustParse(path string) tinkex.TinkerPath {
+	p, err := tinkex.ParseTinkerPath(path)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func TestFragments(t *testing.T) {
+	srv := tinkextest.NewServer(t)
+	t.Setenv("TINKER_BASE_URL", srv.URL)
+	t.Setenv("TINKER_API_KEY", tinkextest.Key)
+	t.Chdir(t.TempDir())
+	ctx := t.Context()
+
+	svc, err := tinkex.NewServiceClient(srv.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer svc.Close()
+	tc, err := svc.CreateLoRATrainingClient(ctx, tinkextest.BaseModel, tinkex.LoRAOptions{Rank: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := tc.SaveState(ctx, "start", tinkex.SaveOptions{}).Await(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := []tinkex.Datum{{
+		ModelInput: tinkex.Tokens([]byte("ab")...),
+		LossFnInputs: map[string]tinkex.TensorData{
+			"target_tokens": tinkex.Ints([]byte("bc")),
+			"weights":       tinkex.Floats([]float32{1, 1}),
+		},
+	}}
+	if err := fromGo(ctx, saved.Path, data); err != nil {
+		t.Errorf("README: %v", err)
+	}
+	rest := svc.RestClient()
+	if _, err := checkpoint.Download(ctx, rest, saved.Path, checkpoint.DownloadOptions{Dir: "."}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(".", saved.Path.DirName()), "my-adapter"); err != nil {
+		t.Fatal(err)
+	}
+	if err := imported(ctx, rest); err != nil {
+		t.Errorf("docs/guides/import.md: %v", err)
+	}
+}
