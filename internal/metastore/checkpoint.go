@@ -301,7 +301,7 @@ func (s *store) DeleteExpired(ctx context.Context, now, idle time.Time, limit in
 			SELECT checkpoints.id FROM checkpoints
 			JOIN runs ON runs.id = checkpoints.run_id
 			JOIN sessions ON sessions.id = runs.session_id
-			WHERE listed = 0 AND (finished_at < ? OR last_heartbeat < ?)
+			WHERE listed = 0 AND expires_at IS NULL AND (finished_at < ? OR last_heartbeat < ?)
 			ORDER BY checkpoints.id LIMIT ?)`,
 			micros(idle), micros(idle), limit)
 		n = expired + abandoned

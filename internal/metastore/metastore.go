@@ -81,6 +81,9 @@ const (
 	RunLive      RunState = "live"
 	RunEnded     RunState = "ended"
 	RunCorrupted RunState = "corrupted"
+	// RunParked: no server holds its model, but all of it was kept for one to
+	// take up again.
+	RunParked RunState = "parked"
 )
 
 // Run is a training run.
@@ -234,7 +237,8 @@ type Store interface {
 	SessionRuns(ctx context.Context, sessionID string) ([]Run, error)
 	// TouchRun records activity and whether there are unsaved steps.
 	TouchRun(ctx context.Context, id string, at time.Time, unsaved bool) error
-	EndRun(ctx context.Context, id string, state RunState) error
+	// SetRunState sets a run's state.
+	SetRunState(ctx context.Context, id string, state RunState) error
 	// EndLiveRuns is called by a starting server that holds no models: live
 	// runs with unsaved steps become corrupted, the others end. It returns
 	// how many were corrupted.
@@ -267,8 +271,9 @@ type Store interface {
 	// the garbage collector's.
 	DeleteCheckpoint(ctx context.Context, id int64) error
 	// DeleteExpired removes up to limit checkpoints that expired at or before
-	// now, and up to limit unlisted ones of sessions that finished, or had
-	// their last heartbeat, before idle. It returns how many went.
+	// now, and up to limit unlisted ones that never expire of sessions that
+	// finished, or had their last heartbeat, before idle. It returns how many
+	// went.
 	DeleteExpired(ctx context.Context, now, idle time.Time, limit int) (int, error)
 	// NextExpiry is when the next checkpoint expires; ok is false if none will.
 	NextExpiry(ctx context.Context) (at time.Time, ok bool, err error)

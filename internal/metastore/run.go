@@ -135,7 +135,7 @@ func (s *store) TouchRun(ctx context.Context, id string, at time.Time, unsaved b
 	})
 }
 
-func (s *store) EndRun(ctx context.Context, id string, state RunState) error {
+func (s *store) SetRunState(ctx context.Context, id string, state RunState) error {
 	return s.write(ctx, func(q queries) error {
 		n, err := q.exec(ctx, `UPDATE runs SET state = ? WHERE id = ?`, string(state), id)
 		return changed(n, err, "run", id)

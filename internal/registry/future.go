@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tinkex/tinkex/internal/engine"
+	"github.com/tinkex/tinkex/internal/metastore"
 )
 
 // Results that were fetched are kept a little, for the client whose answer was
@@ -235,6 +236,15 @@ func (r *Registry) Retrieve(ctx context.Context, owner, id string) (*Future, err
 		known := false
 		if run, err := r.meta.Run(ctx, target); err == nil {
 			known = run.Owner == owner
+			if known && run.State == metastore.RunParked {
+				// Its results wait with it.
+				if _, err := r.unpark(ctx, run); err != nil && CodeOf(err) != Gone {
+					return nil, err
+				}
+				if f, ok := r.futures.get(id); ok {
+					return f, nil
+				}
+			}
 		} else if s, err := r.meta.Sampler(ctx, target); err == nil {
 			known = s.Owner == owner
 		}

@@ -178,11 +178,11 @@ func TestImportThatIsNotFinished(t *testing.T) {
 	files := f.adapterFiles()
 	f.collect()
 	req := f.request(bob, files)
-	blobs := f.stored()
-	if err := f.Close(ctx); err != nil {
+	if err := f.Close(ctx); err != nil { // parks the models that the files are from
 		t.Fatal(err)
 	}
 	f.start()
+	blobs := f.stored()
 	if got := f.listed(bob); got != nil {
 		t.Errorf("listed %v", got)
 	}

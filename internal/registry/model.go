@@ -33,6 +33,8 @@ type model struct {
 	// retired is set when the model takes no more requests; drained is closed
 	// when those it took are done.
 	retired bool
+	// parking: the queue is given up after the request in hand.
+	parking bool
 	drained chan struct{}
 	ended   sync.Once
 	endErr  error
@@ -94,12 +96,15 @@ func (r *Registry) liveModel(ctx context.Context, owner, id string, s submission
 		}
 		return nil, newError(NotFound, "model_id: model %q not found", id)
 	}
+	if run.State == metastore.RunParked {
+		return r.unpark(ctx, run)
+	}
 	if s.seq != nil {
 		if res, err := r.meta.Result(ctx, requestID(id, *s.seq)); err == nil && res.RequestHash == s.hash {
 			return nil, nil
 		}
 	}
-	return nil, newError(Gone, "model %q is no longer loaded; create a training client from its last checkpoint to go on", id)
+	return nil, notLoaded(id)
 }
 
 func (m *model) submit(s submission) (*Future, error) {
@@ -126,8 +131,11 @@ func (m *model) submit(s submission) (*Future, error) {
 		}
 		return old, nil
 	}
-	if m.retired {
-		return nil, newError(Gone, "model %q is no longer loaded; create a training client from its last checkpoint to go on", m.id)
+	switch {
+	case m.parking:
+		return nil, newError(Unavailable, "the server is shutting down")
+	case m.retired:
+		return nil, notLoaded(m.id)
 	}
 	f, _ = m.r.futures.add(f)
 	run := func(ctx context.Context) (any, error) { return s.run(ctx, m, f) }
@@ -160,7 +168,7 @@ func (m *model) drain() {
 	for {
 		m.mu.Lock()
 		j := m.jobs[m.next]
-		if j == nil {
+		if j == nil || m.parking {
 			m.running = false
 			if m.retired {
 				m.abandonLocked()
@@ -188,9 +196,13 @@ func (m *model) drain() {
 
 // abandonLocked fails the jobs that wait for a number that never came.
 func (m *model) abandonLocked() {
+	reason := newError(Gone, "model %q was unloaded before request %d came", m.id, m.next)
+	if m.parking {
+		reason = newError(Unavailable, "the server is shutting down")
+	}
 	for seq, j := range m.jobs {
 		delete(m.jobs, seq)
-		m.r.futures.complete(j.future, nil, newError(Gone, "model %q was unloaded before request %d came", m.id, m.next))
+		m.r.futures.complete(j.future, nil, reason)
 	}
 	close(m.drained)
 }
@@ -231,7 +243,7 @@ func (m *model) retire(ctx context.Context, after func(*model) metastore.RunStat
 		if m.em != nil {
 			_ = m.em.Close()
 		}
-		m.endErr = m.r.meta.EndRun(context.WithoutCancel(ctx), m.id, after(m))
+		m.endErr = m.r.meta.SetRunState(context.WithoutCancel(ctx), m.id, after(m))
 	})
 	return m.endErr
 }

@@ -58,10 +58,12 @@ type Registry struct {
 	samplers *samplers
 	imports  chan struct{} // places for imports in hand
 
-	mu       sync.Mutex
-	models   map[string]*model // live ones, by run id
-	sessions map[string]*liveSession
-	closed   bool
+	mu     sync.Mutex
+	models map[string]*model // live ones, by run id
+	// unparking are those that are being brought back, by run id.
+	unparking map[string]*unparking
+	sessions  map[string]*liveSession
+	closed    bool
 
 	// stop ends background work; work counts it.
 	ctx  context.Context
@@ -88,6 +90,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 		gcGrace:        opts.GCGrace,
 		gcInterval:     opts.GCInterval,
 		models:         map[string]*model{},
+		unparking:      map[string]*unparking{},
 		sessions:       map[string]*liveSession{},
 		wake:           make(chan struct{}, 1),
 	}
@@ -121,8 +124,9 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	return r, nil
 }
 
-// Close waits for the requests in hand, up to ctx's end, then ends every live
-// model. The stores and the engine stay open; they are the caller's.
+// Close waits for the requests in hand, up to ctx's end, and parks every live
+// model for a later Registry. The stores and the engine stay open; they are the
+// caller's.
 func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if r.closed {
@@ -136,10 +140,12 @@ func (r *Registry) Close(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 
-	var errs []error
-	for _, m := range models {
-		errs = append(errs, m.retire(ctx, stateAfterLoss))
+	errs := make([]error, len(models))
+	var parking sync.WaitGroup
+	for i, m := range models {
+		parking.Go(func() { errs[i] = m.park(ctx) })
 	}
+	parking.Wait()
 	r.stop()
 	r.work.Wait()
 	r.samplers.close()

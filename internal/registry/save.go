@@ -133,14 +133,21 @@ func typeOfSave(k metastore.Kind) string {
 // writeCheckpoint writes a model's files as blobs and describes the checkpoint
 // they make. Nothing refers to the blobs yet.
 func (r *Registry) writeCheckpoint(ctx context.Context, m *model, s SaveRequest) (metastore.Checkpoint, error) {
+	return r.writeFiles(ctx, m, s, s.Kind == metastore.KindTraining, func(w *blobFiles) error {
+		done, err := w.Create(CompleteFile)
+		if err == nil {
+			err = done.Close()
+		}
+		return err
+	})
+}
+
+// writeFiles writes what the engine saves and what others add.
+func (r *Registry) writeFiles(ctx context.Context, m *model, s SaveRequest, optimizer bool, add func(*blobFiles) error) (metastore.Checkpoint, error) {
 	w := &blobFiles{ctx: ctx, blobs: r.blobs}
-	optimizer := s.Kind == metastore.KindTraining
-	if err := m.em.Save(ctx, w, optimizer); err != nil {
-		return metastore.Checkpoint{}, err
-	}
-	done, err := w.Create(CompleteFile)
+	err := m.em.Save(ctx, w, optimizer)
 	if err == nil {
-		err = done.Close()
+		err = add(w)
 	}
 	if err != nil {
 		return metastore.Checkpoint{}, err

@@ -108,7 +108,7 @@ func (r *Registry) FinishSession(ctx context.Context, owner, id, reason, detail 
 		return classify(err)
 	}
 	r.dropSession(id, stateAfterUnload)
-	return nil
+	return r.dropParked(ctx, id)
 }
 
 // dropSession forgets a session and lets its models end.

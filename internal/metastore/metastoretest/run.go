@@ -37,7 +37,7 @@ func testRun(t *testing.T, f fixture) {
 	_, err = f.Run(f.ctx, "r")
 	f.is(err, metastore.ErrNotFound, "run r")
 	f.is(f.TouchRun(f.ctx, "none", t0, true), metastore.ErrNotFound, "run", "none")
-	f.is(f.EndRun(f.ctx, "none", metastore.RunEnded), metastore.ErrNotFound, "run", "none")
+	f.is(f.SetRunState(f.ctx, "none", metastore.RunEnded), metastore.ErrNotFound, "run", "none")
 }
 
 func testRunList(t *testing.T, f fixture) {
@@ -90,7 +90,7 @@ func testRunTouch(t *testing.T, f fixture) {
 	f.must(f.TouchRun(f.ctx, run, after(4), false))
 	r = value(f.Run(f.ctx, run))(f)
 	same(t, "touched run", []any{r.LastRequestAt, r.Unsaved}, []any{after(5), false})
-	f.must(f.EndRun(f.ctx, run, metastore.RunCorrupted))
+	f.must(f.SetRunState(f.ctx, run, metastore.RunCorrupted))
 	same(t, "state", value(f.Run(f.ctx, run))(f).State, metastore.RunCorrupted)
 }
 
