@@ -56,8 +56,14 @@ type server struct {
 // serve starts a server on a data directory; it is killed when the test ends.
 func serve(t *testing.T, dataDir string) *server {
 	t.Helper()
+	return serveAt(t, dataDir, "127.0.0.1:0")
+}
+
+// serveAt is serve on an address, for a server that takes another's place.
+func serveAt(t *testing.T, dataDir, addr string) *server {
+	t.Helper()
 	s := &server{t: t, dataDir: dataDir, log: &bytes.Buffer{}}
-	s.cmd = exec.Command(tinkexBinary, "serve", "--addr", "127.0.0.1:0", "--data-dir", dataDir)
+	s.cmd = exec.Command(tinkexBinary, "serve", "--addr", addr, "--data-dir", dataDir)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
