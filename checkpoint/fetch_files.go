@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -217,8 +218,8 @@ func hashFile(ctx context.Context, r io.Reader, h hash.Hash, did func(n int64)) 
 	}
 }
 
-// fetchRest appends the bytes from an offset on, each piece hashed while it is
-// being written.
+// fetchRest appends the bytes from an offset on. What has arrived is hashed and
+// written side by side.
 func (d *download) fetchRest(ctx context.Context, o transfer.Object, w *os.File, offset int64, h hash.Hash) error {
 	r, err := d.remote.Open(ctx, o, offset, d.progress.arrived)
 	if err != nil {
@@ -229,25 +230,64 @@ func (d *download) fetchRest(ctx context.Context, o transfer.Object, w *os.File,
 	if err != nil {
 		return err
 	}
-	for {
-		b, err := r.Next()
-		if err == io.EOF { //nolint:errorlint // the end itself
+	toHash, toWrite := make(chan piece, piecesAhead), make(chan piece, piecesAhead)
+	var failed atomic.Bool
+	var g errgroup.Group
+	g.Go(func() error {
+		for p := range toHash {
+			h.Write(p.bytes)
+			p.done()
+		}
+		return nil
+	})
+	g.Go(func() (err error) {
+		for p := range toWrite {
+			if err == nil {
+				_, err = dst.Write(p.bytes)
+				failed.Store(err != nil)
+			}
+			p.done()
+		}
+		return err
+	})
+	for !failed.Load() {
+		var b []byte
+		var release func()
+		if b, release, err = r.Take(); err != nil {
 			break
 		}
-		if err != nil {
-			return err
-		}
-		var hashing sync.WaitGroup
-		hashing.Go(func() { h.Write(b) })
-		n, err := dst.Write(b)
-		hashing.Wait()
-		if err != nil {
-			return err
-		}
-		offset += int64(n)
+		p := piece{bytes: b, release: release, users: new(atomic.Int32)}
+		p.users.Store(2)
+		toHash <- p
+		toWrite <- p
+		offset += int64(len(b))
+	}
+	close(toHash)
+	close(toWrite)
+	if werr := g.Wait(); werr != nil {
+		return werr
+	}
+	if err != io.EOF { //nolint:errorlint // the end itself
+		return err
 	}
 	if offset != o.Size {
 		return fmt.Errorf("%d bytes arrived instead of %d", offset, o.Size)
 	}
 	return nil
+}
+
+// piecesAhead is how far hashing and writing may be apart.
+const piecesAhead = 4
+
+// piece is a part of the window that is hashed and written.
+type piece struct {
+	bytes   []byte
+	release func()
+	users   *atomic.Int32
+}
+
+func (p piece) done() {
+	if p.users.Add(-1) == 0 {
+		p.release()
+	}
 }

@@ -61,9 +61,10 @@ type Reader struct {
 	cancel context.CancelCauseFunc
 	work   sync.WaitGroup
 	queue  chan *chunk // in the order of their bytes; closed after the last
-	now    *chunk      // what Next returned last
-	rest   []byte      // what Read has not returned of it
+	rest   []byte      // what Read has not returned of the last piece
 	err    error
+	// giveBack releases what Next returned last.
+	giveBack func()
 }
 
 // chunk is a piece of the window.
@@ -158,12 +159,21 @@ func (r *Reader) Ranged() bool { return r.ranged }
 // Next returns the next bytes, or io.EOF after the last. They are valid until
 // the following call.
 func (r *Reader) Next() ([]byte, error) {
-	if r.now != nil {
-		r.c.release(r.now.buf)
-		r.now = nil
+	if r.giveBack != nil {
+		r.giveBack()
+		r.giveBack = nil
 	}
+	b, release, err := r.Take()
+	r.giveBack = release
+	return b, err
+}
+
+// Take is Next for users who keep several pieces at a time: the bytes are valid
+// until release is called, which has to happen, once, before they make room in
+// the window for others. It is not called after an error.
+func (r *Reader) Take() (b []byte, release func(), err error) {
 	if r.err != nil {
-		return nil, r.err
+		return nil, nil, r.err
 	}
 	select {
 	case c, ok := <-r.queue:
@@ -172,17 +182,18 @@ func (r *Reader) Next() ([]byte, error) {
 			if r.ctx.Err() != nil {
 				r.err = cause(r.ctx)
 			}
-			return nil, r.err
+			return nil, nil, r.err
 		}
 		<-c.done // ends with the context too
-		r.now = c
 		if r.err = c.err; r.err != nil {
+			r.c.release(c.buf)
 			r.cancel(r.err)
+			return nil, nil, r.err
 		}
-		return c.buf, r.err
+		return c.buf, func() { r.c.release(c.buf) }, nil
 	case <-r.ctx.Done():
 		r.err = cause(r.ctx)
-		return nil, r.err
+		return nil, nil, r.err
 	}
 }
 
@@ -200,12 +211,13 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close ends the requests and gives the window back.
+// Close ends the requests and gives the window back, but for what was taken and
+// not released.
 func (r *Reader) Close() {
 	r.cancel(io.ErrClosedPipe)
-	if r.now != nil {
-		r.c.release(r.now.buf)
-		r.now = nil
+	if r.giveBack != nil {
+		r.giveBack()
+		r.giveBack = nil
 	}
 	for c := range r.queue {
 		<-c.done
