@@ -370,12 +370,6 @@ func (r *Reader) broken(err error) error {
 // was: by the entity tag if there is a strong one, else by the bytes.
 func (r *Reader) asStream(a *answer, url string, buf []byte) {
 	defer close(r.queue)
-	if r.turn(a) != nil {
-		a.close()
-		r.c.release(buf)
-		return
-	}
-	defer func() { <-r.c.jobs }()
 	var sum hash.Hash
 	if a.etag == "" {
 		sum = sha256.New()
@@ -431,8 +425,17 @@ func (r *Reader) asStream(a *answer, url string, buf []byte) {
 	}
 }
 
-// read fills buf as far as the stream goes.
+// read fills buf as far as the stream goes. The job is taken for that long only:
+// whoever waits for a part of the window must not keep others from emptying
+// theirs.
 func (r *Reader) read(a *answer, buf []byte) (n int, err error) {
+	if err := r.turn(a); err != nil {
+		return 0, err
+	}
+	defer func() {
+		a.watch.pause()
+		<-r.c.jobs
+	}()
 	for n < len(buf) && err == nil {
 		var m int
 		m, err = a.body.Read(buf[n:])
