@@ -1,0 +1,667 @@
+package checkpoint_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/checkpoint"
+	"github.com/tinkex/tinkex/tinkextest"
+)
+
+// fault disturbs a request for a checkpoint's bytes. It answers itself, or lets
+// next do it.
+type fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
+
+// disturbed is a server whose answers with a checkpoint's bytes, and only
+// those, go through a fault.
+type disturbed struct {
+	next http.Handler
+	// when decides about the n-th of those requests, counted from 1.
+	when  func(n int64) bool
+	fault fault
+	mu    sync.Mutex
+	n     atomic.Int64
+	bytes atomic.Int64
+}
+
+func (d *disturbed) set(f fault, when func(int64) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault, d.when = f, when
+	d.n.Store(0)
+	d.bytes.Store(0)
+}
+
+func (d *disturbed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, "/tinkex/v1/files/") && !strings.HasPrefix(r.URL.Path, "/tar") {
+		d.next.ServeHTTP(w, r)
+		return
+	}
+	d.mu.Lock()
+	f, when := d.fault, d.when
+	d.mu.Unlock()
+	w = &counted{w, &d.bytes}
+	if f != nil && when(d.n.Add(1)) {
+		f(w, r, d.next)
+		return
+	}
+	d.next.ServeHTTP(w, r)
+}
+
+type counted struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+func (c *counted) Flush()                      { _ = http.NewResponseController(c.ResponseWriter).Flush() }
+
+// record is what next would have answered.
+func record(r *http.Request, next http.Handler) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	next.ServeHTTP(rec, r)
+	return rec
+}
+
+func copyHead(w http.ResponseWriter, rec *httptest.ResponseRecorder) {
+	for k, v := range rec.Header() {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(rec.Code)
+}
+
+func statusFault(code int) fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { w.WriteHeader(code) }
+}
+
+var faults = map[string]fault{
+	"reset": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(r, next)
+		copyHead(w, rec)
+		_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	},
+	"stall": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(r, next)
+		copyHead(w, rec)
+		_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	},
+	"slow drip": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(r, next)
+		copyHead(w, rec)
+		for b := rec.Body.Bytes(); len(b) > 0 && r.Context().Err() == nil; b = b[1:] {
+			_, _ = w.Write(b[:1])
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+	},
+	"truncation": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(r, next)
+		rec.Header().Set("Content-Length", strconv.Itoa(rec.Body.Len()/2))
+		copyHead(w, rec)
+		_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+	},
+	"wrong Content-Length": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(r, next)
+		rec.Header().Set("Content-Length", strconv.Itoa(rec.Body.Len()+7))
+		copyHead(w, rec)
+		_, _ = w.Write(rec.Body.Bytes())
+	},
+	"200 instead of 206": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		r.Header.Del("Range")
+		next.ServeHTTP(w, r)
+	},
+	"403": statusFault(403), "404": statusFault(404), "410": statusFault(410), "416": statusFault(416),
+	"429": statusFault(429), "500": statusFault(500), "503": statusFault(503),
+	"redirect loop": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		http.Redirect(w, r, r.URL.RequestURI(), http.StatusFound)
+	},
+	"hang up at once": func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) },
+}
+
+// slowly is one answer after another, so that there is time to interrupt.
+func slowly() fault {
+	var turn sync.Mutex
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		turn.Lock()
+		defer turn.Unlock()
+		time.Sleep(15 * time.Millisecond)
+		next.ServeHTTP(w, r)
+	}
+}
+
+// flipped is told apart: where there are no digests, only what has a structure
+// of its own can be checked.
+func flipped(at int) fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(r, next)
+		copyHead(w, rec)
+		b := rec.Body.Bytes()
+		if len(b) > at {
+			b[at] ^= 0x20
+		}
+		_, _ = w.Write(b)
+	}
+}
+
+// source is one of the ways in which servers give checkpoints away.
+type source struct {
+	name      string
+	resumable bool // a failed download is not begun anew
+	ranges    bool // so that a 200 is a fault
+	client    checkpoint.ArchiveClient
+	path      tinkex.TinkerPath
+	size      int64 // what is transferred at least
+	server    *disturbed
+}
+
+// sources saves a checkpoint on a real server and serves it in every way.
+func sources(t *testing.T) []source {
+	srv := tinkextest.NewServer(t)
+	target, err := url.Parse(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := &disturbed{next: &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // so that signed URLs lead here again
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}}
+	listen := func(h http.Handler) string {
+		s := httptest.NewServer(h)
+		t.Cleanup(s.Close)
+		s.Config.ErrorLog = nil
+		return s.URL
+	}
+	svc, err := tinkex.NewServiceClient(tinkex.Options{BaseURL: listen(front), APIKey: tinkextest.Key, MaxRetries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = svc.Close() })
+	path := bigCheckpoint(t, svc)
+	rest := svc.RestClient()
+	c, err := rest.GetCheckpoint(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := rest.ArchiveURL(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get(u.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	archive, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var zipped bytes.Buffer
+	zw := gzip.NewWriter(&zipped)
+	_, _ = zw.Write(archive)
+	_ = zw.Close()
+
+	all := []source{{"manifest", true, true, rest, path, *c.SizeBytes, front}}
+	for _, s := range []struct {
+		name    string
+		content []byte
+		etag    string
+		ranges  bool
+	}{
+		{"tar", archive, `"v1"`, true},
+		{"tar without an entity tag", archive, "", true},
+		{"tar without ranges", archive, "", false},
+		{"gzip", zipped.Bytes(), `"v1"`, true},
+	} {
+		h := &disturbed{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s.etag != "" {
+				w.Header().Set("ETag", s.etag)
+			}
+			if s.ranges {
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.content))
+				return
+			}
+			w.Header().Set("Content-Length", strconv.Itoa(len(s.content)))
+			_, _ = w.Write(s.content)
+		})}
+		all = append(all, source{s.name, s.name == "tar", s.ranges, archiveAt(listen(h) + "/tar"), path, int64(len(s.content)), h})
+	}
+	return all
+}
+
+// bigCheckpoint is one of a few megabytes: tens of requests.
+func bigCheckpoint(t *testing.T, svc *tinkex.ServiceClient) tinkex.TinkerPath {
+	t.Helper()
+	tc, err := svc.CreateLoRATrainingClient(t.Context(), tinkextest.BaseModel, tinkex.LoRAOptions{Rank: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := []byte("something to learn")
+	weights := make([]float32, len(text)-1)
+	for i := range weights {
+		weights[i] = 1
+	}
+	fb := tc.ForwardBackward(t.Context(), []tinkex.Datum{{
+		ModelInput:   tinkex.Tokens(text[:len(text)-1]...),
+		LossFnInputs: map[string]tinkex.TensorData{"target_tokens": tinkex.Ints(text[1:]), "weights": tinkex.Floats(weights)},
+	}}, tinkex.CrossEntropy, nil)
+	step := tc.OptimStep(t.Context(), tinkex.AdamParams{LearningRate: 1e-3})
+	if _, err := fb.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := step.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := tc.SaveState(t.Context(), "big", tinkex.SaveOptions{}).Await(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return saved.Path
+}
+
+// hasty gives up soon and asks in many small pieces.
+func hasty(dir string) checkpoint.DownloadOptions {
+	return checkpoint.DownloadOptions{Dir: dir, Jobs: 64, Retries: 2, RetryDelay: time.Millisecond, StallTimeout: 400 * time.Millisecond}
+}
+
+// intact checks a complete directory against itself and the first one seen.
+func intact(t *testing.T, dir string, want []checkpoint.File) {
+	t.Helper()
+	v, err := checkpoint.Verify(t.Context(), dir)
+	if err != nil || !v.Intact() || len(v.Extra) > 0 || v.Checked != 4 {
+		t.Errorf("the directory is %+v, %v", v, err)
+	}
+	for _, f := range want {
+		if info, err := os.Stat(filepath.Join(dir, f.Name)); err != nil || info.Size() != f.Size {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+	}
+}
+
+// visible lists what is not hidden.
+func visible(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// Every fault, once and for ever, from every kind of server, ends with a
+// complete and verified directory, or with an error that names the checkpoint
+// and with nothing to be seen; and the next download, undisturbed, succeeds.
+func TestFaultMatrix(t *testing.T) {
+	var ok, failed, continued atomic.Int64
+	t.Cleanup(func() {
+		t.Logf("fault matrix: %d downloads in spite of a fault, %d failed with a clear error and succeeded undisturbed, %d of these without fetching everything again",
+			ok.Load(), failed.Load(), continued.Load())
+	})
+	all := sources(t)
+	names := []string{"flipped byte"}
+	for name := range faults {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, s := range all {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel() // the sources; the faults of one take turns
+			for _, name := range names {
+				f := faults[name]
+				if name == "flipped byte" {
+					f = flipped(20) // of a tar, in the first header
+				}
+				for _, once := range []bool{true, false} {
+					when, label := func(n int64) bool { return n >= 3 }, name+", for ever"
+					if once {
+						when, label = func(n int64) bool { return n == 3 }, name+", once"
+					}
+					if !s.ranges || name == "flipped byte" && s.name != "manifest" {
+						first := when
+						when = func(n int64) bool { return first(n + 2) } // from the first request on
+					}
+					t.Run(label, func(t *testing.T) {
+						s.server.set(f, when)
+						dir := t.TempDir()
+						d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+						target := filepath.Join(dir, s.path.DirName())
+						if err == nil {
+							if !once && s.ranges {
+								t.Errorf("succeeded in spite of a fault that never ends, after %d requests", s.server.n.Load())
+							}
+							ok.Add(1)
+							intact(t, target, d.Files)
+							onlyEntry(t, dir, s.path.DirName())
+							return
+						}
+						if once && survivable(s, name) {
+							t.Errorf("one fault was too much: %v", err)
+						}
+						failed.Add(1)
+						if !strings.Contains(err.Error(), "download "+s.path.String()) {
+							t.Errorf("the error does not say of what: %v", err)
+						}
+						if v := visible(t, dir); v != nil {
+							t.Errorf("after %v there is %v", err, v)
+						}
+						s.server.set(nil, nil)
+						if d, err = checkpoint.Download(t.Context(), s.client, s.path, hasty(dir)); err != nil {
+							t.Fatalf("undisturbed: %v", err)
+						}
+						intact(t, target, d.Files)
+						onlyEntry(t, dir, s.path.DirName())
+						if s.server.bytes.Load() < s.size {
+							continued.Add(1)
+						}
+					})
+				}
+			}
+		})
+	}
+}
+
+// survivable: a single such fault is one that a download gets over.
+func survivable(s source, name string) bool {
+	switch name {
+	case "redirect loop":
+		return false // it never was one fault
+	case "flipped byte":
+		return s.name == "manifest"
+	case "416":
+		return s.ranges // a change, after which it begins anew
+	case "truncation":
+		// Without a length to compare with, half an archive is what the server
+		// has.
+		return s.ranges
+	case "wrong Content-Length":
+		return s.ranges
+	}
+	return true
+}
+
+func TestDigestIsChecked(t *testing.T) {
+	s := sources(t)[0]
+	s.server.set(flipped(1000), func(int64) bool { return true })
+	dir := t.TempDir()
+	_, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+	if !errors.Is(err, checkpoint.ErrDigest) {
+		t.Errorf("error %v", err)
+	}
+	if v := visible(t, dir); v != nil {
+		t.Errorf("there is %v", v)
+	}
+}
+
+// A download that failed near its end fetches the rest only.
+func TestDownloadGoesOn(t *testing.T) {
+	for _, s := range sources(t)[:2] {
+		t.Run(s.name, func(t *testing.T) {
+			dir := t.TempDir()
+			ctx, cancel := context.WithCancel(t.Context())
+			opts := hasty(dir)
+			opts.Jobs = 64
+			opts.Progress = func(p checkpoint.Progress) {
+				if p.Total > 0 && p.Bytes > p.Total*3/4 {
+					cancel()
+				}
+			}
+			s.server.set(slowly(), func(int64) bool { return true })
+			if _, err := checkpoint.Download(ctx, s.client, s.path, opts); !errors.Is(err, context.Canceled) {
+				t.Fatalf("not interrupted: %v", err)
+			}
+			s.server.set(nil, nil)
+			var first *checkpoint.Progress
+			opts = hasty(dir)
+			opts.Progress = func(p checkpoint.Progress) {
+				if first == nil && p.Resumed > 0 {
+					first = &p
+				}
+			}
+			d, err := checkpoint.Download(t.Context(), s.client, s.path, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			intact(t, d.Dir, d.Files)
+			if got := s.server.bytes.Load(); s.name == "manifest" && (got > s.size*2/3 || d.Fetched > s.size*2/3 || first == nil) {
+				t.Errorf("%d of %d bytes were sent again", got, s.size)
+			}
+		})
+	}
+}
+
+// What is overwritten while it is fetched is fetched anew, and nothing of the
+// two is mixed.
+func TestCheckpointChangesMeanwhile(t *testing.T) {
+	s := sources(t)[1] // a tar with an entity tag
+	other := tarOf("adapter_config.json", strings.Repeat("new ", 300_000))
+	changed := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"v2"`)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(other))
+	})
+	s.server.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) { changed.ServeHTTP(w, r) }, func(n int64) bool { return n > 4 })
+	var notices []string
+	opts := hasty(t.TempDir())
+	opts.Notice = func(_ tinkex.TinkerPath, m string) { notices = append(notices, m) }
+	d, err := checkpoint.Download(t.Context(), s.client, s.path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Files) != 1 || d.SizeBytes != 1_200_000 || d.Verified {
+		t.Errorf("downloaded %+v", d)
+	}
+	if !strings.Contains(strings.Join(notices, "; "), "starting over: read archive: it has changed on the server meanwhile") {
+		t.Errorf("notices %q", notices)
+	}
+}
+
+// URLs that end while they are in use are renewed.
+func TestURLsAreRenewed(t *testing.T) {
+	s := sources(t)[0]
+	var refusals atomic.Int64
+	s.server.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		// The URLs of the first manifest end after five requests.
+		if refusals.Add(1) <= 6 {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}, func(n int64) bool { return n > 5 })
+	opts := hasty(t.TempDir())
+	opts.Retries = 20
+	client := &countingManifests{s.client.(*tinkex.RestClient), atomic.Int64{}, &refusals}
+	d, err := checkpoint.Download(t.Context(), client, s.path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intact(t, d.Dir, d.Files)
+	if client.n.Load() < 2 {
+		t.Errorf("the manifest was read %d times", client.n.Load())
+	}
+}
+
+type countingManifests struct {
+	*tinkex.RestClient
+	n        atomic.Int64
+	refusals *atomic.Int64
+}
+
+func (c *countingManifests) Manifest(ctx context.Context, path tinkex.TinkerPath) (tinkex.Manifest, error) {
+	m, err := c.RestClient.Manifest(ctx, path)
+	if c.n.Add(1) > 1 {
+		c.refusals.Store(100) // what comes from here on is accepted
+	}
+	for i := range m.Files {
+		m.Files[i].URL += fmt.Sprintf("&manifest=%d", c.n.Load()) // signatures cover the path
+	}
+	return m, err
+}
+
+// Two at once take turns: both are served, and nothing is mixed.
+func TestDownloadsOfTheSameTakeTurns(t *testing.T) {
+	s := sources(t)[0]
+	dir := t.TempDir()
+	var ok, exists, waited atomic.Int64
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			opts := hasty(dir)
+			opts.Notice = func(_ tinkex.TinkerPath, m string) {
+				if strings.Contains(m, "another download of it is running") {
+					waited.Add(1)
+				}
+			}
+			switch _, err := checkpoint.Download(t.Context(), s.client, s.path, opts); {
+			case err == nil:
+				ok.Add(1)
+			case errors.Is(err, tinkex.ErrExists):
+				exists.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if ok.Load() != 1 || exists.Load() != 3 {
+		t.Errorf("%d succeeded, %d found it there, %d waited", ok.Load(), exists.Load(), waited.Load())
+	}
+	intact(t, filepath.Join(dir, s.path.DirName()), nil)
+	onlyEntry(t, dir, s.path.DirName())
+	for range 3 {
+		all.Go(func() {
+			opts := hasty(dir)
+			opts.Force = true
+			if _, err := checkpoint.Download(t.Context(), s.client, s.path, opts); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	intact(t, filepath.Join(dir, s.path.DirName()), nil)
+	onlyEntry(t, dir, s.path.DirName())
+}
+
+func TestForceKeepsTheOldUntilTheNewIsThere(t *testing.T) {
+	s := sources(t)[0]
+	dir := t.TempDir()
+	d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.server.set(faults["500"], func(n int64) bool { return n > 3 })
+	opts := hasty(dir)
+	opts.Force = true
+	if _, err := checkpoint.Download(t.Context(), s.client, s.path, opts); err == nil {
+		t.Fatal("it succeeded")
+	}
+	intact(t, d.Dir, d.Files)
+	if v := visible(t, dir); len(v) != 1 {
+		t.Errorf("there is %v", v)
+	}
+}
+
+// What an earlier version, a crash or somebody else left in the partial
+// directory does no harm.
+func TestPartialDirectoryIsNotTrusted(t *testing.T) {
+	s := sources(t)[0]
+	for name, prepare := range map[string]func(partial, target string) error{
+		"garbage for a state": func(p, _ string) error {
+			return os.WriteFile(filepath.Join(p, "state.json"), []byte("{"), 0o600)
+		},
+		"a state of another format": func(p, _ string) error {
+			return os.WriteFile(filepath.Join(p, "state.json"), []byte(`{"format":99,"digest":"x"}`), 0o600)
+		},
+		"files of something else": func(p, _ string) error {
+			if err := os.Mkdir(filepath.Join(p, "files"), 0o755); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(p, "files", "adapter_config.json"), bytes.Repeat([]byte("x"), 1<<20), 0o600)
+		},
+		"a directory that was being replaced": func(p, target string) error {
+			// Interrupted between the two renames: what was there comes back, and
+			// is in the way like any other.
+			return os.MkdirAll(filepath.Join(p, "replaced", "old"), 0o755)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			target := filepath.Join(dir, s.path.DirName())
+			partial := filepath.Join(dir, "."+s.path.DirName()+".partial")
+			if err := os.Mkdir(partial, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := prepare(partial, target); err != nil {
+				t.Fatal(err)
+			}
+			d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+			if strings.HasPrefix(name, "a directory") {
+				if !errors.Is(err, tinkex.ErrExists) {
+					t.Errorf("error %v", err)
+				}
+				if _, err := os.Stat(filepath.Join(target, "old")); err != nil {
+					t.Errorf("what was there is gone: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			intact(t, target, d.Files)
+			onlyEntry(t, dir, s.path.DirName())
+		})
+	}
+}
+
+func TestDirectoryRemovedUnderneath(t *testing.T) {
+	s := sources(t)[0]
+	dir := filepath.Join(t.TempDir(), "out")
+	var once sync.Once
+	s.server.set(slowly(), func(int64) bool { return true })
+	opts := hasty(dir)
+	opts.Progress = func(p checkpoint.Progress) {
+		if p.Bytes > 0 {
+			once.Do(func() { _ = os.RemoveAll(dir) })
+		}
+	}
+	_, err := checkpoint.Download(t.Context(), s.client, s.path, opts)
+	if err == nil || !strings.Contains(err.Error(), "download "+s.path.String()) {
+		t.Errorf("error %v", err)
+	}
+	s.server.set(nil, nil)
+	if _, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir)); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
