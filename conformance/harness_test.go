@@ -59,11 +59,12 @@ func serve(t *testing.T, dataDir string) *server {
 	return serveAt(t, dataDir, "127.0.0.1:0")
 }
 
-// serveAt is serve on an address, for a server that takes another's place.
-func serveAt(t *testing.T, dataDir, addr string) *server {
+// serveAt is serve on an address, for a server that takes another's place, and
+// with more arguments.
+func serveAt(t *testing.T, dataDir, addr string, args ...string) *server {
 	t.Helper()
 	s := &server{t: t, dataDir: dataDir, log: &bytes.Buffer{}}
-	s.cmd = exec.Command(tinkexBinary, "serve", "--addr", addr, "--data-dir", dataDir)
+	s.cmd = exec.Command(tinkexBinary, append([]string{"serve", "--addr", addr, "--data-dir", dataDir}, args...)...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
