@@ -438,3 +438,40 @@ func TestCheckpointImport(t *testing.T) {
 	tinkexWith(t, Env{StderrTerminal: true}, "checkpoint", "import", adapter, "--name", "d", "--api-key", "tml-third").want(t, exitDone,
 		[]string{"/weights/d"}, []string{"reading", "sending"})
 }
+
+func TestCheckpointVerify(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	dir := t.TempDir()
+	got := decode[downloadedJSON](t, run(t, "-f", "json", "checkpoint", "download", w.path("a"), w.path("b"), w.path("a"), "-o", dir).want(t, exitDone, []string{"sha256"}, nil))
+	if len(got.Downloaded) != 2 {
+		t.Fatalf("a path given twice is downloaded twice: %+v", got)
+	}
+	for _, d := range got.Downloaded {
+		if !d.Verified || d.FetchedBytes != d.SizeBytes {
+			t.Errorf("downloaded %+v", d)
+		}
+	}
+	a, b := got.Downloaded[0].Destination, got.Downloaded[1].Destination
+	run(t, "checkpoint", "verify", a, b).want(t, exitDone, []string{a + "  intact", "4 files", "the server's digests"}, nil)
+	if err := os.Truncate(filepath.Join(b, "adapter_model.safetensors"), 100); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "checkpoint", "verify", a, b).want(t, exitPartly, []string{a + "  intact", b + "  NOT INTACT", "changed  adapter_model.safetensors", "damaged  adapter_model.safetensors"}, []string{"--force"})
+	run(t, "checkpoint", "verify", b).want(t, exitFailed, []string{"NOT INTACT"}, nil)
+	out := run(t, "-f", "json", "checkpoint", "verify", b, dir).want(t, exitFailed, []string{`"intact": false`, `"digests": "server"`, `"changed"`, "it is not a checkpoint"}, nil)
+	if out.stderr != "" {
+		t.Errorf("stderr %q", out.stderr)
+	}
+	run(t, "checkpoint", "verify").want(t, exitUsage, nil, []string{"Usage"})
+}
+
+func TestInterruptedDownloadSaysHowToGoOn(t *testing.T) {
+	w := newWorld(t, "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, errOut bytes.Buffer
+	code := Main([]string{"checkpoint", "download", w.path("a"), "-o", t.TempDir()}, Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Context: ctx})
+	if code != exitInterrupted || !strings.Contains(errOut.String(), "The same command goes on from here.") || out.Len() > 0 {
+		t.Errorf("exit code %d, %q, %q", code, out.String(), errOut.String())
+	}
+}
