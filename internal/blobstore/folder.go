@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -255,19 +256,66 @@ type folderWriter struct {
 	hash  hash.Hash
 	size  int64
 	err   error // what a Write met; such a blob must not be committed
+
+	// pending is what has not reached the file yet, at the beginning of a buffer
+	// from writeBuffers; large is what the bytes beyond cachedBytes go through.
+	pending []byte
+	large   *durable.Appender
 }
 
+// cachedBytes of a blob stay in the page cache. They are what is read again
+// soon: parts of an upload, headers, small files.
+const cachedBytes = 32 << 20
+
+// writeBuffers hold what is hashed and written at a time.
+var writeBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}
+
 func (w *folderWriter) Write(p []byte) (int, error) {
-	if w.f == nil {
+	switch {
+	case w.f == nil:
 		return 0, fmt.Errorf("stage blob: %w", fs.ErrClosed)
+	case w.err != nil:
+		return 0, w.err
 	}
-	n, err := w.f.Write(p)
-	w.hash.Write(p[:n])
+	n := 0
+	for n < len(p) {
+		if w.pending == nil {
+			w.pending = (*writeBuffers.Get().(*[]byte))[:0]
+		}
+		m := copy(w.pending[len(w.pending):cap(w.pending)], p[n:])
+		w.pending = w.pending[:len(w.pending)+m]
+		n += m
+		if len(w.pending) == cap(w.pending) {
+			if err := w.flush(); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, nil
+}
+
+// flush hashes and writes what is pending, side by side.
+func (w *folderWriter) flush() error {
+	if w.large == nil && w.size >= cachedBytes && len(w.pending) == cap(w.pending) {
+		if w.large, w.err = durable.NewAppender(w.f, w.size); w.err != nil {
+			w.err = fmt.Errorf("stage blob: %w", w.err)
+			return w.err
+		}
+	}
+	var dst io.Writer = w.f
+	if w.large != nil {
+		dst = w.large
+	}
+	var hashing sync.WaitGroup
+	hashing.Go(func() { w.hash.Write(w.pending) })
+	n, err := dst.Write(w.pending)
+	hashing.Wait()
 	w.size += int64(n)
+	w.pending = w.pending[:0]
 	if err != nil {
 		w.err = fmt.Errorf("stage blob: %w", err)
 	}
-	return n, w.err
+	return w.err
 }
 
 // Commit also drops the staged bytes when it fails.
@@ -280,6 +328,9 @@ func (w *folderWriter) Commit(ctx context.Context) (Info, error) {
 		return Info{}, w.err
 	}
 	if err := w.store.usable(ctx); err != nil {
+		return Info{}, err
+	}
+	if err := w.flush(); err != nil {
 		return Info{}, err
 	}
 	d := Digest(w.hash.Sum(nil))
@@ -306,6 +357,11 @@ func (w *folderWriter) Abort() error {
 	}
 	f := w.f
 	w.f = nil
+	if w.pending != nil {
+		b := w.pending[:cap(w.pending)]
+		writeBuffers.Put(&b)
+		w.pending = nil
+	}
 	f.Close() // after a commit it is closed already, which is fine
 	// A committed file was renamed away, unless the blob was there before.
 	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -77,26 +77,30 @@ func (r *Registry) UploadBlob(ctx context.Context, owner string, d blobstore.Dig
 	return classify(r.meta.PutUpload(ctx, owner, metastore.Blob{Digest: d, Size: size}, r.now().UTC()))
 }
 
-// storeBlob commits what write writes, if it is what it should be.
+// storeBlob stores what write writes, if it is what it should be. What is not
+// has been hashed by the store already and is kept like anything that nothing
+// refers to: until the next collection of garbage.
 func (r *Registry) storeBlob(ctx context.Context, d blobstore.Digest, size int64, write func(io.Writer) error) error {
 	w, err := r.blobs.Create(ctx)
 	if err != nil {
 		return classify(err)
 	}
 	defer w.Abort()
-	sum := sha256.New()
-	n := &counter{}
-	if err := write(io.MultiWriter(w, sum, n)); err != nil {
+	n := &counter{w: w}
+	if err := write(n); err != nil {
 		return classify(err)
 	}
 	if n.n != size {
 		return newError(Invalid, "body: it has not the %d bytes announced", size)
 	}
-	if got := blobstore.Digest(sum.Sum(nil)); got != d {
-		return newError(Invalid, "sha256: the bytes have digest %s, not %s", got, d)
+	info, err := w.Commit(ctx)
+	if err != nil {
+		return classify(err)
 	}
-	_, err = w.Commit(ctx)
-	return classify(err)
+	if info.Digest != d {
+		return newError(Invalid, "sha256: the bytes have digest %s, not %s", info.Digest, d)
+	}
+	return nil
 }
 
 // sender is a reader that remembers its failure, which is not the store's.
@@ -113,9 +117,13 @@ func (s *sender) Read(p []byte) (int, error) {
 	return n, err
 }
 
-type counter struct{ n int64 }
+type counter struct {
+	w io.Writer
+	n int64
+}
 
 func (c *counter) Write(p []byte) (int, error) {
-	c.n += int64(len(p))
-	return len(p), nil
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
