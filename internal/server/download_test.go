@@ -3,6 +3,9 @@ package server
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -151,4 +154,69 @@ func TestExternalFiles(t *testing.T) {
 	if etag := whole.header.Get("ETag"); etag == "" || f.send(http.MethodGet, path, nil, "If-None-Match", etag).status != http.StatusNotModified {
 		t.Errorf("the entity tag %q is not honoured", etag)
 	}
+}
+
+// manifest asks for a checkpoint's manifest.
+func (f *fixture) manifest(name, key string) answer {
+	f.t.Helper()
+	return f.send(http.MethodGet, wire.ExtensionPrefix+"/training_runs/"+f.model+"/checkpoints/weights/"+name+"/manifest", nil, wire.HeaderAPIKey, key)
+}
+
+// A manifest's URLs give every file as it says, whole and in any part, to
+// whoever has them and to nobody else.
+func TestManifest(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.train()
+	f.save("a", 1, "")
+	var m wire.Manifest
+	if err := json.Unmarshal(f.manifest("a", alice).want(http.StatusOK).body, &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.TinkerPath != "tinker://"+f.model+"/weights/a" || m.Digest == "" || len(m.Files) != 4 {
+		t.Errorf("the manifest is %+v", m)
+	}
+	var sum int64
+	for _, file := range m.Files {
+		sum += file.SizeBytes
+		path := strings.TrimPrefix(file.URL, f.url)
+		got := f.fetch(path).want(http.StatusOK)
+		if digest := sha256.Sum256(got.body); int64(len(got.body)) != file.SizeBytes || hex.EncodeToString(digest[:]) != file.SHA256 {
+			t.Errorf("%s: %d bytes of digest %x, want %+v", file.Name, len(got.body), digest, file)
+		}
+		etag := got.header.Get("ETag")
+		if etag != `"`+file.SHA256+`"` || got.header.Get("Accept-Ranges") != "bytes" {
+			t.Errorf("%s: headers %v", file.Name, got.header)
+		}
+		if head := f.send(http.MethodHead, path, nil).want(http.StatusOK); head.header.Get("Content-Length") != strconv.FormatInt(file.SizeBytes, 10) || len(head.body) != 0 {
+			t.Errorf("%s: HEAD says %v", file.Name, head.header)
+		}
+		if file.SizeBytes < 10 {
+			continue
+		}
+		for _, r := range [][2]int64{{0, 0}, {3, 8}, {file.SizeBytes - 2, file.SizeBytes - 1}} {
+			part := f.send(http.MethodGet, path, nil, "Range", fmt.Sprintf("bytes=%d-%d", r[0], r[1]), "If-Range", etag).want(http.StatusPartialContent)
+			if !bytes.Equal(part.body, got.body[r[0]:r[1]+1]) {
+				t.Errorf("%s: bytes %d to %d differ", file.Name, r[0], r[1])
+			}
+		}
+		f.send(http.MethodGet, path, nil, "Range", "bytes=3-8", "If-Range", `"another"`).want(http.StatusOK)
+		f.send(http.MethodGet, path, nil, "If-None-Match", etag).want(http.StatusNotModified)
+		f.send(http.MethodGet, path, nil, "Range", fmt.Sprintf("bytes=%d-", file.SizeBytes)).want(http.StatusRequestedRangeNotSatisfiable)
+		f.fetch(strings.Replace(path, file.SHA256, strings.Repeat("0", 64), 1)).want(http.StatusForbidden)
+	}
+	if sum != m.SizeBytes {
+		t.Errorf("%d bytes in files of a checkpoint of %d", sum, m.SizeBytes)
+	}
+	f.send(http.MethodGet, wire.ExtensionPrefix+"/training_runs/"+f.model+"/checkpoints/weights/a/manifest", nil).want(http.StatusUnauthorized)
+	if other, none := f.manifest("a", bob).want(http.StatusNotFound), f.manifest("none", bob).want(http.StatusNotFound); strings.Replace(other.detail(), "/a ", "/none ", 1) != none.detail() {
+		t.Errorf("somebody else's is %q, none is %q", other.body, none.body)
+	}
+	f.send(http.MethodPost, wire.APIPrefix+"/training_runs/"+f.model+"/checkpoints/weights/a/publish", nil, wire.HeaderAPIKey, alice).want(http.StatusNoContent)
+	f.manifest("a", bob).want(http.StatusOK)
+	old := strings.TrimPrefix(m.Files[1].URL, f.url)
+	f.await(f.post("/optim_step", fmt.Sprintf(`{"model_id":%q,"seq_id":2}`, f.model)))
+	f.save("a", 3, `,"overwrite":true`)
+	f.clock.advance(time.Hour)
+	f.fetch(old).want(http.StatusForbidden, "has expired")
 }
