@@ -88,6 +88,19 @@ func (b *bencher) official(s *seeded, url string) contender {
 	}}
 }
 
+// archiveVersion is a version of the published command that still downloads a
+// checkpoint's archive, as clients of most servers have to.
+const archiveVersion = "0.30.4"
+
+// officialByArchive downloads the tar to a temporary file and extracts that.
+func (b *bencher) officialByArchive(s *seeded, url, venv string) contender {
+	return contender{name: "tinker " + archiveVersion + ": checkpoint download, by archive", get: func(ctx context.Context, out string) (harness.Usage, error) {
+		cmd := exec.CommandContext(ctx, pyvenv.Command(venv, "tinker"), "checkpoint", "download", s.path.String(), "-o", out)
+		cmd.Env = pyvenv.Environ(url, key)
+		return harness.Pipe(cmd)
+	}}
+}
+
 const officialNote = "The published command gets an external_weights checkpoint of the same files: a training checkpoint it would first have exported, through a training session, which needs weights that a model can load and not random bytes."
 
 func aria2Tar(tarURL string) contender {

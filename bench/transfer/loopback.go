@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tinkex/tinkex/bench/internal/harness"
+	"github.com/tinkex/tinkex/internal/pyvenv"
 )
 
 // loopback measures everybody on the machine itself.
@@ -37,6 +38,11 @@ func loopback(ctx context.Context, b *bencher) (_ *harness.Section, err error) {
 	section := &harness.Section{Title: humanize.Bytes(uint64(s.size)) + " over loopback"}
 	contenders := []contender{b.ours(s, srv.URL, 0), curlTar(tarURL), curlTarSync(tarURL)}
 	contenders = append(contenders, b.officialIfThere(s, srv.URL, section)...)
+	if venv, err := pyvenv.Pinned(archiveVersion); err != nil {
+		section.Note("SKIPPED: tinker %s, which downloads archives: %v.", archiveVersion, err)
+	} else {
+		contenders = append(contenders, b.officialByArchive(s, srv.URL, venv))
+	}
 	reference := filepath.Join(b.dir, "reference")
 	if err := os.Mkdir(reference, 0o755); err != nil {
 		return nil, err

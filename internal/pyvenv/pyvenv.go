@@ -22,6 +22,17 @@ var Dir = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("TINKEX_CONFORMANCE_VENV"); dir != "" {
 		return dir, nil
 	}
+	return environment(time.Now().UTC().Format(time.DateOnly), "tinker", "numpy", "safetensors")
+})
+
+// Pinned returns an environment with one version of tinker, made once.
+func Pinned(version string) (string, error) {
+	return environment("tinker-"+version, "tinker=="+version)
+}
+
+// environment makes an environment with packages under a name, unless it is
+// there.
+func environment(name string, packages ...string) (string, error) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		return "", fmt.Errorf("python3 is needed: %w", err)
@@ -46,21 +57,21 @@ var Dir = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	defer func() { _ = lock.Unlock() }()
-	dir := filepath.Join(root, strings.TrimSpace(string(version))+"-"+time.Now().UTC().Format(time.DateOnly))
+	dir := filepath.Join(root, strings.TrimSpace(string(version))+"-"+name)
 	done := filepath.Join(dir, "complete")
 	if _, err := os.Stat(done); err == nil {
 		return dir, nil
 	}
 	for _, args := range [][]string{
 		{python, "-m", "venv", "--clear", dir},
-		{Command(dir, "pip"), "install", "--quiet", "--disable-pip-version-check", "--upgrade", "tinker", "numpy", "safetensors"},
+		append([]string{Command(dir, "pip"), "install", "--quiet", "--disable-pip-version-check", "--upgrade"}, packages...),
 	} {
 		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
 	return dir, os.WriteFile(done, nil, 0o600)
-})
+}
 
 // Command is the path of an environment's command, such as "python" or
 // "tinker".
