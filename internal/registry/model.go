@@ -236,16 +236,19 @@ func (m *model) retire(ctx context.Context, after func(*model) metastore.RunStat
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	m.ended.Do(func() {
-		m.r.mu.Lock()
-		delete(m.r.models, m.id)
-		m.r.mu.Unlock()
-		if m.em != nil {
-			_ = m.em.Close()
-		}
-		m.endErr = m.r.meta.SetRunState(context.WithoutCancel(ctx), m.id, after(m))
-	})
+	m.ended.Do(func() { m.conclude(ctx, after) })
 	return m.endErr
+}
+
+// conclude lets go of a drained model. It is called once.
+func (m *model) conclude(ctx context.Context, after func(*model) metastore.RunState) {
+	m.r.mu.Lock()
+	delete(m.r.models, m.id)
+	m.r.mu.Unlock()
+	if m.em != nil {
+		_ = m.em.Close()
+	}
+	m.endErr = m.r.meta.SetRunState(context.WithoutCancel(ctx), m.id, after(m))
 }
 
 // stateAfterLoss is a run's state when its model is lost to it.

@@ -78,13 +78,19 @@ func (m *model) park(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("park %s: its request in hand took too long: %w", m.id, ctx.Err())
 	}
-	if m.em == nil {
-		return m.retire(ctx, stateAfterLoss)
-	}
-	if err := m.r.writeParked(ctx, m); err != nil {
-		return errors.Join(fmt.Errorf("park %s: %w", m.id, err), m.retire(ctx, stateAfterLoss))
-	}
-	return m.retire(ctx, func(*model) metastore.RunState { return metastore.RunParked })
+	var failed error
+	m.ended.Do(func() {
+		after := stateAfterLoss
+		if m.em != nil {
+			if err := m.r.writeParked(ctx, m); err != nil {
+				failed = fmt.Errorf("park %s: %w", m.id, err)
+			} else {
+				after = func(*model) metastore.RunState { return metastore.RunParked }
+			}
+		}
+		m.conclude(ctx, after)
+	})
+	return errors.Join(failed, m.endErr)
 }
 
 func (r *Registry) writeParked(ctx context.Context, m *model) error {
