@@ -2,6 +2,7 @@ package tinkex
 
 import (
 	"context"
+	"hash/maphash"
 	"iter"
 )
 
@@ -35,7 +36,9 @@ func pages[T any](ctx context.Context, op string, o PageOptions, key func(T) str
 		if size == 0 {
 			size = defaultPageSize
 		}
-		seen := map[string]bool{}
+		// Hashes, because a list may have very many items with long keys. That two
+		// of a million items have the same is less likely than one in ten million.
+		seed, seen := maphash.MakeSeed(), map[uint64]struct{}{}
 		offset, total := 0, -1
 		for {
 			p, err := fetch(ctx, size, offset)
@@ -53,8 +56,9 @@ func pages[T any](ctx context.Context, op string, o PageOptions, key func(T) str
 			total = p.total
 			fresh := 0
 			for _, item := range p.items {
-				if k := key(item); !seen[k] {
-					seen[k] = true
+				k := maphash.String(seed, key(item))
+				if _, ok := seen[k]; !ok {
+					seen[k] = struct{}{}
 					fresh++
 					if !yield(item, nil) {
 						return

@@ -15,6 +15,9 @@ type TrainingRun struct {
 	LastCheckpoint        *Checkpoint       `json:"last_checkpoint,omitempty"`
 	LastSamplerCheckpoint *Checkpoint       `json:"last_sampler_checkpoint,omitempty"`
 	UserMetadata          map[string]string `json:"user_metadata,omitempty"`
+	// ResumedFrom is the tinker path of the checkpoint that the run began with.
+	// It is empty if there was none, and on servers that do not say.
+	ResumedFrom string `json:"resumed_from,omitempty" doc:"An extension: the checkpoint that the run began with"`
 }
 
 // TrainingRunList is one page of training runs, newest first.

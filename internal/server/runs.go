@@ -64,6 +64,7 @@ func (s *Server) trainingRuns(ctx context.Context, runs []metastore.Run) ([]tink
 			Corrupted:       r.State == metastore.RunCorrupted,
 			LastRequestTime: r.LastRequestAt.UTC(),
 			UserMetadata:    stringsOf(r.UserMetadata),
+			ResumedFrom:     r.ResumedFrom,
 		}
 		if c, ok := latest[r.ID][metastore.KindTraining]; ok {
 			out[i].LastCheckpoint = ptr(checkpointOf(c))
