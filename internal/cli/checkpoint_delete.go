@@ -5,177 +5,220 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/checkpoint"
 )
 
-// deleteJobs is how many deletions are under way at once.
-const deleteJobs = 32
-
 type deleteFlags struct {
-	runID  string
-	filter checkpointFilter
-	yes    bool
+	allRuns, yes bool
+	selectFlags
 }
 
 func (a *app) checkpointDeleteCommand() *cobra.Command {
 	var f deleteFlags
 	cmd := &cobra.Command{
-		Use:   "delete (PATH... | --run-id ID)",
+		Use:   "delete (PATH... | - | --run RUN | --all-runs)",
 		Short: "Delete checkpoints",
-		Long: `Delete checkpoints, by their paths or all of a training run that match the
-filters. It asks once before it does; without a terminal to ask on, -y is needed.
-
-With -f json the answer is {"deleted": [paths], "failed": [{"tinker_path", "error"}]}.
+		Long: `Delete checkpoints: by their paths, by paths on standard input (-, one a line), or
+all of a training run, or of all runs, that the filters select. It asks once before
+it does, saying how many and how much; without a terminal to ask on, -y is needed.
+32 are deleted at a time. One that is already gone is a failure if it was named on
+the command line, and counts as done otherwise. To keep some of a run's checkpoints
+by rules, see 'tinkex checkpoint prune'.
+` + selectionHelp + `
+With -f json the answer is {"deleted": [paths], "already_gone": [paths],
+"failed": [{"tinker_path", "error"}]}.
 ` + exitStatusHelp,
-		Example: "  tinkex checkpoint delete tinker://RUN/weights/0001 tinker://RUN/weights/0002\n  tinkex checkpoint delete --run-id RUN --type weights --before 2026-06-01 -y",
+		Example: `  tinkex checkpoint delete tinker://RUN/weights/0001 tinker://RUN/weights/0002
+  tinkex checkpoint delete --run RUN --type weights --before 2026-06-01 -y
+  tinkex checkpoint delete --all-runs --before 90d --private
+  tinkex checkpoint list --name 'tmp-*' --limit 0 --paths | tinkex checkpoint delete - -y`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case len(args) == 0 && f.runID == "":
-				return usagef("give the paths of checkpoints, or --run-id for all of a run's")
-			case len(args) > 0 && f.runID != "":
-				return usagef("give either paths or --run-id, not both")
-			case f.filter.set() && f.runID == "":
-				return usagef("--type, --before and --after select among a run's checkpoints; give --run-id")
-			}
-			if err := f.filter.parse(); err != nil {
+			if err := f.parse(time.Now()); err != nil {
 				return err
+			}
+			if err := f.check(args); err != nil {
+				return err
+			}
+			if slices.Equal(args, []string{"-"}) {
+				paths, err := a.readPaths()
+				if err != nil {
+					return err
+				}
+				return a.checkpointDelete(cmd.Context(), paths, true, &f)
 			}
 			paths, err := parsePaths(args)
 			if err != nil {
 				return err
 			}
-			return a.checkpointDelete(cmd.Context(), paths, &f)
+			return a.checkpointDelete(cmd.Context(), paths, len(args) == 0, &f)
 		},
 	}
-	cmd.Flags().StringVar(&f.runID, "run-id", "", "delete this training run's checkpoints")
+	cmd.Flags().BoolVar(&f.allRuns, "all-runs", false, "of all runs; needs a filter")
 	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	f.filter.addFlags(cmd)
+	f.addFlags(cmd)
 	return cmd
 }
 
-func (a *app) checkpointDelete(ctx context.Context, paths []tinkex.TinkerPath, f *deleteFlags) error {
+func (f *deleteFlags) check(args []string) error {
+	byRun, filters := f.selection.RunID != "", f.selection.Filters()
+	switch {
+	case byRun && f.allRuns:
+		return usagef("give either --run or --all-runs, not both")
+	case len(args) > 0 && (byRun || f.allRuns):
+		return usagef("give either paths or --run-id, not both")
+	case filters && !byRun && !f.allRuns:
+		return usagef("filters select among a run's checkpoints; give --run-id, or --all-runs")
+	case len(args) == 0 && f.allRuns && !filters:
+		return usagef("--all-runs alone would delete every checkpoint you have; say which with a filter, such as --before 90d or --name 'tmp-*'")
+	case len(args) == 0 && !byRun && !f.allRuns:
+		return usagef("give the paths of checkpoints, - to read them from standard input, or --run-id for all of a run's")
+	case slices.Contains(args, "-") && len(args) > 1:
+		return usagef("give either paths or - to read them from standard input, not both")
+	case slices.Contains(args, "-") && !f.yes:
+		return usagef("standard input has the paths, so it cannot answer a question too; use --yes to go ahead")
+	}
+	return nil
+}
+
+// readPaths reads paths from standard input, one a line. Empty lines and those
+// that start with # say nothing.
+func (a *app) readPaths() ([]tinkex.TinkerPath, error) {
+	var paths []tinkex.TinkerPath
+	in := bufio.NewScanner(a.Stdin)
+	for n := 1; in.Scan(); n++ {
+		line := strings.TrimSpace(in.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		p, err := tinkex.ParseTinkerPath(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d of standard input: %w; nothing was deleted", n, err)
+		}
+		paths = append(paths, p)
+	}
+	if err := in.Err(); err != nil {
+		return nil, fmt.Errorf("read standard input: %w; nothing was deleted", err)
+	}
+	return paths, nil
+}
+
+// checkpointDelete deletes the paths, or what the flags select. In bulk, what
+// is gone already is done.
+func (a *app) checkpointDelete(ctx context.Context, paths []tinkex.TinkerPath, bulk bool, f *deleteFlags) error {
 	client, err := a.rest()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	var bytes int64
-	if f.runID != "" {
-		list, _, err := selectCheckpoints(ctx, client, &listFlags{runID: f.runID, filter: f.filter})
+	var sizes *sizes
+	if f.selection.RunID != "" || f.allRuns {
+		s, err := f.resolve(ctx, client)
 		if err != nil {
 			return err
 		}
-		for _, c := range list {
+		sizes = newSizes()
+		for c, err := range s.All(ctx, client) {
+			if err != nil {
+				return err
+			}
 			p, err := c.Path()
 			if err != nil {
 				return err
 			}
 			paths = append(paths, p)
-			if c.SizeBytes != nil {
-				bytes += *c.SizeBytes
-			}
+			sizes.add(c)
 		}
+	} else if !f.yes && a.StdinTerminal {
+		sizes = lookUpSizes(ctx, client, paths)
 	}
 	if len(paths) == 0 {
 		if a.format == "json" {
-			return a.printJSON(deletedJSON{Deleted: []string{}, Failed: []failedJSON{}})
+			return a.printJSON(deletedOf(checkpoint.Deleted{}))
 		}
 		a.say("No checkpoints match.")
 		return nil
 	}
 	if !f.yes {
-		if err := a.confirmDelete(paths, bytes); err != nil {
+		preview(a, paths, tinkex.TinkerPath.String)
+		question := fmt.Sprintf("Delete %s%s for good?", plural(len(paths), "checkpoint"), sizes.of())
+		if err := a.confirm(ctx, question); err != nil {
 			return err
 		}
 	}
-	return a.deleteAll(ctx, client, paths)
-}
-
-// confirmDelete asks once, saying how many and how much.
-func (a *app) confirmDelete(paths []tinkex.TinkerPath, bytes int64) error {
-	const shown = 10
-	for i, p := range paths {
-		if i == shown {
-			a.say("  and %d more", len(paths)-shown)
-			break
-		}
-		a.say("  %s", p)
-	}
-	what := plural(len(paths), "checkpoint")
-	if bytes > 0 {
-		what += " of " + size(bytes)
-	}
-	return a.confirm(fmt.Sprintf("Delete %s for good?", what))
-}
-
-// confirm asks a question that only "yes" or "y" answers; anything else ends
-// the command.
-func (a *app) confirm(question string) error {
-	if !a.StdinTerminal {
-		return usagef("%s There is no terminal to ask on; use --yes to go ahead.", question)
-	}
-	fmt.Fprintf(a.Stderr, "%s [y/N] ", question)
-	line, err := bufio.NewReader(a.Stdin).ReadString('\n')
-	if err != nil && line == "" {
-		a.say("")
-		return errors.New("not confirmed; nothing was done")
-	}
-	switch strings.ToLower(strings.TrimSpace(line)) {
-	case "y", "yes":
-		return nil
-	}
-	return errors.New("not confirmed; nothing was done")
-}
-
-type deletedJSON struct {
-	Deleted []string     `json:"deleted"`
-	Failed  []failedJSON `json:"failed"`
-}
-
-type failedJSON struct {
-	TinkerPath string `json:"tinker_path"`
-	Error      string `json:"error"`
-}
-
-func (a *app) deleteAll(ctx context.Context, client *tinkex.RestClient, paths []tinkex.TinkerPath) error {
-	out := deletedJSON{Deleted: []string{}, Failed: []failedJSON{}}
-	var mu sync.Mutex
-	var errs []error
-	var g errgroup.Group
-	g.SetLimit(deleteJobs)
-	for _, p := range paths {
-		g.Go(func() error {
-			err := ctx.Err()
-			if err == nil {
-				err = client.DeleteCheckpoint(ctx, p)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, err)
-				out.Failed = append(out.Failed, failedJSON{p.String(), err.Error()})
-			} else {
-				out.Deleted = append(out.Deleted, p.String())
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // the functions return no errors
+	bars := a.bars(ctx)
+	move := bars.addCount("deleting")
+	total := 0
+	d, err := checkpoint.Delete(ctx, client, paths, checkpoint.DeleteOptions{
+		GoneIsDone: bulk,
+		Progress: func(p checkpoint.DeleteProgress) {
+			total = p.Total
+			move(p.Done+p.Failed, p.Total)
+		},
+	})
+	bars.wait()
+	total = max(total, len(d.Deleted)+len(d.Gone)+len(d.Failed))
 	if a.format == "json" {
-		if err := a.printJSON(out); err != nil {
+		if err := a.printJSON(deletedOf(d)); err != nil {
 			return err
 		}
 	} else {
-		for _, f := range out.Failed {
-			a.say("tinkex: %s", f.Error)
-		}
-		a.say("Deleted %d of %s.", len(out.Deleted), plural(len(paths), "checkpoint"))
+		a.reportDeleted(ctx, d, total, "")
 	}
-	return failedItems(errs, len(paths))
+	return deletedError(ctx, d, total, err)
+}
+
+// sizes adds up the sizes of checkpoints. A nil one knows none.
+type sizes struct {
+	bytes   int64
+	unknown int
+}
+
+func newSizes() *sizes { return &sizes{} }
+
+func (s *sizes) add(c tinkex.Checkpoint) {
+	if c.SizeBytes == nil {
+		s.unknown++
+		return
+	}
+	s.bytes += *c.SizeBytes
+}
+
+// of says " of 3.2 GiB".
+func (s *sizes) of() string {
+	switch {
+	case s == nil || s.bytes == 0:
+		return ""
+	case s.unknown > 0:
+		return " of more than " + size(s.bytes)
+	}
+	return " of " + size(s.bytes)
+}
+
+// lookUpSizes asks the lists of the paths' runs. What they do not know is
+// unknown: deleting it will say why.
+func lookUpSizes(ctx context.Context, client *tinkex.RestClient, paths []tinkex.TinkerPath) *sizes {
+	sum := newSizes()
+	runs := map[string]map[string]tinkex.Checkpoint{}
+	for _, p := range paths {
+		known, ok := runs[p.RunID]
+		if !ok {
+			known = map[string]tinkex.Checkpoint{}
+			list, err := client.ListRunCheckpoints(ctx, p.RunID)
+			if err == nil || !errors.Is(err, tinkex.ErrNotFound) {
+				for _, c := range list.Checkpoints {
+					known[c.TinkerPath] = c
+				}
+			}
+			runs[p.RunID] = known
+		}
+		sum.add(known[p.String()])
+	}
+	return sum
 }

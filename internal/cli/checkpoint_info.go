@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,14 +25,37 @@ type checkpointInfoJSON struct {
 	TrainAttn     *bool  `json:"train_attn,omitempty"`
 	TrainMLP      *bool  `json:"train_mlp,omitempty"`
 	TrainUnembed  *bool  `json:"train_unembed,omitempty"`
+	// ReadableBy is "owner" or "everybody".
+	ReadableBy string `json:"readable_by"`
+	// ResumedFrom is the checkpoint that the run began with.
+	ResumedFrom string              `json:"resumed_from,omitempty"`
+	TrainingRun *tinkex.TrainingRun `json:"training_run,omitempty"`
+	// Digest and Files are told by servers of this project.
+	Digest string     `json:"digest,omitempty"`
+	Files  []infoFile `json:"files,omitempty"`
+}
+
+type infoFile struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size_bytes"`
+	SHA256 string `json:"sha256"`
 }
 
 func (a *app) checkpointInfoCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "info PATH",
 		Short: "Show a checkpoint and how it was trained",
-		Long:  "Show a checkpoint of your own, or what others may know of a public one.\n" + exitStatusHelp,
-		Args:  cobra.ExactArgs(1),
+		Long: `Show a checkpoint of your own, or what others may know of a public one: its run,
+its LoRA configuration, its files with sizes and digests (on servers that tell
+them), when it expires, who can read it, and where its run was resumed from.
+
+With -f json the answer has the members of 'tinkex checkpoint list' and
+{"training_run_id", "owned", "is_lora", "lora_rank", "train_attn", "train_mlp",
+"train_unembed", "readable_by": "owner" or "everybody", "resumed_from",
+"training_run": {...}, "digest", "files": [{"name", "size_bytes", "sha256"}]};
+what the server does not tell is left out.
+` + exitStatusHelp,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := tinkex.ParseTinkerPath(args[0])
 			if err != nil {
@@ -69,10 +94,70 @@ func (a *app) checkpointInfo(ctx context.Context, path tinkex.TinkerPath) error 
 		}
 	}
 	info.BaseModel = weights.BaseModel
+	info.ReadableBy = "owner"
+	if info.Public {
+		info.ReadableBy = "everybody"
+	}
+	if err := info.addRun(ctx, client, path); err != nil {
+		return err
+	}
+	if err := info.addFiles(ctx, client, path); err != nil {
+		return err
+	}
 	if a.format == "json" {
 		return a.printJSON(info)
 	}
-	readers := "you"
+	if err := a.properties(info.rows(path, weights)...); err != nil || len(info.Files) == 0 {
+		return err
+	}
+	if err := a.print("\n"); err != nil {
+		return err
+	}
+	t := a.table("File", "Size", "SHA-256")
+	for _, f := range info.Files {
+		t.row(f.Name, size(f.Size), f.SHA256)
+	}
+	return t.render()
+}
+
+// addRun adds what only the owner may know of the run.
+func (info *checkpointInfoJSON) addRun(ctx context.Context, client *tinkex.RestClient, path tinkex.TinkerPath) error {
+	if !info.Owned {
+		return nil
+	}
+	r, err := client.GetTrainingRun(ctx, path.RunID)
+	if errors.Is(err, tinkex.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	info.TrainingRun, info.ResumedFrom = &r, r.ResumedFrom
+	return nil
+}
+
+// addFiles adds the manifest, if the server has one.
+func (info *checkpointInfoJSON) addFiles(ctx context.Context, client *tinkex.RestClient, path tinkex.TinkerPath) error {
+	m, err := client.Manifest(ctx, path)
+	if errors.Is(err, tinkex.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	info.Digest = m.Digest
+	if info.SizeBytes == nil {
+		info.SizeBytes = &m.SizeBytes
+	}
+	for _, f := range m.Files {
+		info.Files = append(info.Files, infoFile{f.Name, f.SizeBytes, f.SHA256})
+	}
+	return nil
+}
+
+// rows are what people are shown, without the files.
+func (info *checkpointInfoJSON) rows(path tinkex.TinkerPath, weights tinkex.WeightsInfo) []string {
+	readers := "you only"
 	switch {
 	case !info.Owned:
 		readers = "everybody; it is somebody else's"
@@ -83,25 +168,41 @@ func (a *app) checkpointInfo(ctx context.Context, path tinkex.TinkerPath) error 
 		"Path", path.String(),
 		"Type", path.Type.Segment(),
 		"Training run", path.RunID,
+	}
+	if info.ResumedFrom != "" {
+		rows = append(rows, "Run resumed from", info.ResumedFrom)
+	}
+	rows = append(rows,
 		"Base model", info.BaseModel,
 		"LoRA", loraOf(weights),
 		"Readable by", readers,
+	)
+	if info.SizeBytes != nil {
+		rows = append(rows, "Size", exactSize(info.SizeBytes))
+	}
+	if info.Digest != "" {
+		rows = append(rows, "Digest", info.Digest)
+	}
+	if r := info.TrainingRun; r != nil {
+		rows = append(rows, "Run's last request", exactTime(r.LastRequestTime))
+		if r.Corrupted {
+			rows = append(rows, "Run", "lost steps that no checkpoint holds")
+		}
 	}
 	if info.Owned {
-		rows = append(rows,
-			"Size", exactSize(info.SizeBytes),
-			"Created", exactTime(info.Time),
-		)
-		if info.ExpiresAt == nil {
-			rows = append(rows, "Expires", "never")
-		} else {
-			rows = append(rows, "Expires", exactTime(*info.ExpiresAt))
-		}
-		for k, v := range info.UserMetadata {
-			rows = append(rows, "Metadata "+k, v)
-		}
+		rows = append(rows, "Created", exactTime(info.Time), "Expires", expiryOf(info.ExpiresAt))
 	}
-	return a.properties(rows...)
+	for _, k := range slices.Sorted(maps.Keys(info.UserMetadata)) {
+		rows = append(rows, "Metadata "+k, info.UserMetadata[k])
+	}
+	return rows
+}
+
+func expiryOf(at *time.Time) string {
+	if at == nil {
+		return "never"
+	}
+	return exactTime(*at)
 }
 
 func loraOf(w tinkex.WeightsInfo) string {

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,6 +33,8 @@ type Env struct {
 	StdinTerminal, StdoutTerminal, StderrTerminal bool
 	// Width is the terminal's width in columns, 0 if there is none.
 	Width int
+	// NotUTF8 says that the terminal does not take UTF-8.
+	NotUTF8 bool
 	// Context ends with the process's interruption. Nil is System's.
 	Context context.Context
 }
@@ -46,7 +49,23 @@ func System() Env {
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		e.Width = w
 	}
+	e.NotUTF8 = notUTF8(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
 	return e
+}
+
+// notUTF8 reports whether the locale, the first of those that is set, names
+// another character set. One that names none is taken for UTF-8, which is what
+// terminals are by default.
+func notUTF8(locales ...string) bool {
+	for _, l := range locales {
+		if l == "" {
+			continue
+		}
+		_, charset, named := strings.Cut(strings.ToLower(l), ".")
+		charset, _, _ = strings.Cut(charset, "@")
+		return named && charset != "utf-8" && charset != "utf8"
+	}
+	return false
 }
 
 // app is what the commands share: the environment and the global flags.
@@ -114,7 +133,7 @@ See what you have:            tinkex checkpoint list`,
 	f.BoolVar(&a.noColor, "no-color", os.Getenv("NO_COLOR") != "", "no colours (also NO_COLOR)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what is being done to standard error")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%v\nSee '%s --help'.", err, cmd.CommandPath())
+		return usagef("%v%s\nSee '%s --help'.", err, suggestFlag(cmd, err), cmd.CommandPath())
 	})
 	root.AddCommand(
 		a.demoCommand(),

@@ -287,7 +287,7 @@ func TestCheckpointDelete(t *testing.T) {
 	run(t, "checkpoint", "delete", w.path("a")).want(t, exitUsage, nil, []string{"--yes"})
 	tty := func(answer string) Env { return Env{StdinTerminal: true, Stdin: strings.NewReader(answer)} }
 	for _, answer := range []string{"", "n\n", "\n", "sure\n"} {
-		tinkexWith(t, tty(answer), "checkpoint", "delete", w.path("a")).want(t, exitFailed, nil, []string{"Delete 1 checkpoint for good?", "nothing was done"})
+		tinkexWith(t, tty(answer), "checkpoint", "delete", w.path("a")).want(t, exitFailed, nil, []string{"Delete 1 checkpoint of ", "nothing was done"})
 	}
 	if left() != 4 {
 		t.Fatal("something was deleted without consent")

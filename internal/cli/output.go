@@ -1,12 +1,17 @@
 package cli
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
@@ -28,51 +33,201 @@ func (a *app) printJSON(v any) error {
 func (a *app) colours() bool { return a.StdoutTerminal && !a.noColor }
 
 // tableWriter prints rows under headings: aligned columns without borders, so
-// that they can be read, copied and cut alike.
+// that they can be read, copied and cut alike. The last column holds what people
+// copy whole, an id or a path, and is never cut. On a terminal too narrow for a
+// row, the columns that may be dropped are, and if that is not enough the last
+// one gets a line of its own.
+//
+// What does not fit into its sample is printed as it comes, in columns as wide
+// as the sample's, so that a table may have any number of rows.
 type tableWriter struct {
-	a *app
-	t table.Writer
+	a        *app
+	out      *bufio.Writer
+	headings []string
+	drop     []int // columns that may be dropped, the first one first
+	rows     [][]string
+	layout   *layout // nil until the sample is complete
+	unseen   int     // rows printed since the last flush
+	err      error
 }
+
+// layout is how the rows of a table are laid out.
+type layout struct {
+	columns []int // those shown before the last one
+	widths  []int // of all
+	wrap    bool  // the last column has a line of its own
+}
+
+const (
+	tableSample = 1000
+	flushRows   = 100
+	columnGap   = "   "
+	wrapIndent  = "  "
+)
 
 func (a *app) table(headings ...string) *tableWriter {
-	t := table.NewWriter()
-	style := table.StyleLight
-	style.Options = table.OptionsNoBordersAndSeparators
-	style.Format.Header = text.FormatDefault
-	style.Box.PaddingLeft, style.Box.PaddingRight = "", "   "
-	if a.colours() {
-		style.Color.Header = text.Colors{text.Bold}
-	}
-	t.SetStyle(style)
-	t.SuppressTrailingSpaces()
-	t.AppendHeader(cells(headings))
-	return &tableWriter{a, t}
+	return &tableWriter{a: a, out: bufio.NewWriterSize(a.Stdout, 1<<16), headings: headings}
 }
 
-func (w *tableWriter) row(values ...string) { w.t.AppendRow(cells(values)) }
+// droppable names columns that a narrow terminal can do without.
+func (w *tableWriter) droppable(headings ...string) *tableWriter {
+	for _, h := range headings {
+		w.drop = append(w.drop, slices.Index(w.headings, h))
+	}
+	return w
+}
 
-func (w *tableWriter) render() error { return w.a.print("%s\n", w.t.Render()) }
+func (w *tableWriter) row(values ...string) {
+	for i, v := range values {
+		values[i] = w.a.printable(v)
+	}
+	if w.layout == nil {
+		if w.rows = append(w.rows, values); len(w.rows) == tableSample {
+			w.begin()
+		}
+		return
+	}
+	w.line(values, false)
+	if w.unseen++; w.unseen == flushRows {
+		w.flush()
+	}
+}
+
+// failed is the error of writing, after which rows need not be made any more.
+func (w *tableWriter) failed() error { return w.err }
+
+// render prints what is left.
+func (w *tableWriter) render() error {
+	if w.layout == nil {
+		w.begin()
+	}
+	w.flush()
+	return w.err
+}
+
+func (w *tableWriter) begin() {
+	w.layout = w.fit()
+	w.line(w.headings, true)
+	for _, r := range w.rows {
+		w.line(r, false)
+	}
+	w.rows = nil
+	w.flush()
+}
+
+func (w *tableWriter) flush() {
+	w.unseen = 0
+	if err := w.out.Flush(); w.err == nil {
+		w.err = err
+	}
+}
+
+func (w *tableWriter) fit() *layout {
+	last := len(w.headings) - 1
+	l := &layout{widths: make([]int, len(w.headings))}
+	for _, r := range append([][]string{w.headings}, w.rows...) {
+		for i, v := range r {
+			l.widths[i] = max(l.widths[i], text.StringWidth(v))
+		}
+	}
+	limit := w.a.Width
+	if !w.a.StdoutTerminal || limit <= 0 {
+		limit = math.MaxInt
+	}
+	// shown returns what is left when as many columns as necessary are dropped,
+	// and whether they fit beside something of a certain width.
+	shown := func(beside int) ([]int, bool) {
+		var columns []int
+		width := beside
+		for i := range last {
+			columns = append(columns, i)
+			width += l.widths[i] + len(columnGap)
+		}
+		for _, d := range w.drop {
+			if width <= limit {
+				break
+			}
+			columns = slices.DeleteFunc(columns, func(i int) bool { return i == d })
+			width -= l.widths[d] + len(columnGap)
+		}
+		return columns, width <= limit
+	}
+	columns, fits := shown(l.widths[last])
+	if !fits {
+		columns, _ = shown(-len(columnGap))
+		l.wrap = last > 0
+	}
+	l.columns = columns
+	return l
+}
+
+func (w *tableWriter) line(values []string, heading bool) {
+	var b strings.Builder
+	put := func(i int) {
+		v := values[i]
+		pad := strings.Repeat(" ", max(w.layout.widths[i]-text.StringWidth(v), 0)) + columnGap
+		if heading && w.a.colours() {
+			v = text.Bold.Sprint(v)
+		}
+		b.WriteString(v)
+		b.WriteString(pad)
+	}
+	end := func() {
+		line := strings.TrimRight(b.String(), " ")
+		b.Reset()
+		_, _ = w.out.WriteString(line + "\n") // flush reports it
+	}
+	for _, i := range w.layout.columns {
+		put(i)
+	}
+	if w.layout.wrap {
+		end()
+		b.WriteString(wrapIndent)
+	}
+	put(len(values) - 1)
+	end()
+}
 
 // properties prints names and values, one a line.
 func (a *app) properties(pairs ...string) error {
-	t := a.table()
-	t.t.ResetHeaders()
+	width := 0
+	for i := 0; i < len(pairs); i += 2 {
+		width = max(width, text.StringWidth(a.printable(pairs[i])))
+	}
+	var b strings.Builder
 	for i := 0; i+1 < len(pairs); i += 2 {
-		name := pairs[i]
+		name := a.printable(pairs[i])
+		pad := strings.Repeat(" ", width-text.StringWidth(name)) + columnGap
 		if a.colours() {
 			name = text.Bold.Sprint(name)
 		}
-		t.row(name, pairs[i+1])
+		b.WriteString(strings.TrimRight(name+pad+a.printable(pairs[i+1]), " ") + "\n")
 	}
-	return t.render()
+	return a.print("%s", b.String())
 }
 
-func cells(values []string) table.Row {
-	row := make(table.Row, len(values))
-	for i, v := range values {
-		row[i] = v
+// printable makes what a server says safe for a terminal: what would move its
+// cursor or change its colours is escaped, and on one that does not take UTF-8
+// everything that is not ASCII.
+func (a *app) printable(s string) string {
+	ascii := a.StdoutTerminal && a.NotUTF8
+	if strings.IndexFunc(s, func(r rune) bool { return !plain(r, ascii) }) < 0 {
+		return s
 	}
-	return row
+	var b strings.Builder
+	for _, r := range s {
+		if plain(r, ascii) {
+			b.WriteRune(r)
+			continue
+		}
+		q := strconv.QuoteRuneToASCII(r)
+		b.WriteString(q[1 : len(q)-1])
+	}
+	return b.String()
+}
+
+func plain(r rune, ascii bool) bool {
+	return r != utf8.RuneError && strconv.IsPrint(r) && (!ascii || r < utf8.RuneSelf)
 }
 
 // ago shows an instant as people speak of it.

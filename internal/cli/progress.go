@@ -16,6 +16,8 @@ type bars struct {
 
 	mu  sync.Mutex
 	all map[*bar]struct{}
+
+	counts []*mpb.Bar
 }
 
 // bar is the progress of one thing, in bytes. It is used by one goroutine at a
@@ -134,6 +136,32 @@ func (s *bars) add(name string) *bar {
 	return b
 }
 
+// addCount adds a bar that counts things, and returns what moves it: how many
+// of how many have been dealt with. It ends when all have, or with wait.
+func (s *bars) addCount(name string) func(done, total int) {
+	if s == nil {
+		return func(int, int) {}
+	}
+	b := s.p.AddBar(0,
+		mpb.BarFillerTrim(),
+		mpb.PrependDecorators(
+			decor.Name(name, decor.WCSyncSpaceR),
+			decor.CountersNoUnit("%d / %d", decor.WCSyncSpace),
+		),
+		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)),
+	)
+	s.mu.Lock()
+	s.counts = append(s.counts, b)
+	s.mu.Unlock()
+	return func(done, total int) {
+		b.SetTotal(int64(total), false)
+		b.SetCurrent(int64(done))
+		if done == total {
+			b.SetTotal(-1, true)
+		}
+	}
+}
+
 // set says that bytes of total are there, resumed of them since before. An
 // unknown total is negative.
 func (b *bar) set(bytes, total, resumed int64) {
@@ -186,6 +214,9 @@ func (b *bar) end(done bool) {
 func (s *bars) wait() {
 	if s == nil {
 		return
+	}
+	for _, b := range s.counts {
+		b.Abort(false) // does nothing to one that is complete
 	}
 	if s.total != nil {
 		s.total.end(s.total.current == s.total.total)
