@@ -42,13 +42,17 @@ type DeleteOptions struct {
 // DeleteProgress says how far a deletion is.
 type DeleteProgress struct{ Done, Failed, Total int }
 
-// Deleted is what came of a deletion, in the order of the paths. What is in
-// none of the lists was not come to.
+// Deleted is what came of a deletion, in the order of the paths. Each path is
+// in one of the lists.
 type Deleted struct {
 	Deleted []tinkex.TinkerPath
 	Gone    []tinkex.TinkerPath // with GoneIsDone: those that were not there
 	Failed  []DeleteFailure
+	Left    []tinkex.TinkerPath // not come to, or not known to be done, when ctx ended
 }
+
+// Total is how many checkpoints there were to delete.
+func (d Deleted) Total() int { return len(d.Deleted) + len(d.Gone) + len(d.Failed) + len(d.Left) }
 
 // DeleteFailure is a checkpoint that could not be deleted.
 type DeleteFailure struct {
@@ -107,13 +111,14 @@ func Delete(ctx context.Context, client DeleteClient, paths []tinkex.TinkerPath,
 		case errors.Is(err, tinkex.ErrNotFound) && opts.GoneIsDone:
 			out.Gone = append(out.Gone, paths[i])
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			out.Left = append(out.Left, paths[i])
 		default:
 			out.Failed = append(out.Failed, DeleteFailure{paths[i], err})
 			errs = append(errs, err)
 		}
 	}
 	switch {
-	case ctx.Err() != nil && len(out.Deleted)+len(out.Gone)+len(out.Failed) < len(paths):
+	case len(out.Left) > 0:
 		return out, ctx.Err()
 	case len(errs) > 0:
 		return out, &PartialError{Op: "delete", Total: len(paths), Errs: errs}

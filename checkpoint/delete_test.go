@@ -142,7 +142,7 @@ func TestDeleteThatIsInterrupted(t *testing.T) {
 		return ctx.Err()
 	})
 	d, err := checkpoint.Delete(ctx, client, paths(100), checkpoint.DeleteOptions{Jobs: 1})
-	if !errors.Is(err, context.Canceled) || len(d.Deleted) != 9 || len(d.Failed) != 0 || calls.Load() != 10 {
+	if !errors.Is(err, context.Canceled) || len(d.Deleted) != 9 || len(d.Failed) != 0 || len(d.Left) != 91 || d.Total() != 100 || calls.Load() != 10 {
 		t.Errorf("%+v after %d calls, %v", d, calls.Load(), err)
 	}
 }

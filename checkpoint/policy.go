@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -69,6 +70,18 @@ func (p Policy) Validate() error {
 type Kept struct {
 	tinkex.Checkpoint
 	Reasons []string `json:"reasons"` // in words, at least one
+}
+
+// UnmarshalJSON reads what is marshalled.
+func (k *Kept) UnmarshalJSON(b []byte) error {
+	var reasons struct {
+		Reasons []string `json:"reasons"`
+	}
+	if err := json.Unmarshal(b, &reasons); err != nil {
+		return err
+	}
+	k.Reasons = reasons.Reasons
+	return json.Unmarshal(b, &k.Checkpoint) // which has a method of its own
 }
 
 // Plan is what a policy comes to, without anything being done yet.

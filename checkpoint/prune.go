@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,8 +53,7 @@ type PruneOptions struct {
 // Pruned is what Prune plans and does.
 type Pruned struct {
 	Plan
-	// Freed is what the deletion frees. It is measured for DryRun and for
-	// Confirm; otherwise it is the sum of the sizes, and not exact.
+	// Freed is what deleting all of Remove frees; see Measure.
 	Freed Freed
 	// Deleted is empty before anything is deleted.
 	Deleted Deleted
@@ -100,20 +101,12 @@ func Prune(ctx context.Context, client PruneClient, policy Policy, opts PruneOpt
 	if out.KeepsNothing() && !opts.All {
 		return out, ErrKeepsNothing
 	}
-	out.Freed = upperBound(out.Remove)
-	if len(out.Remove) == 0 {
-		return out, nil
+	for _, k := range out.Keep {
+		others = append(others, k.Checkpoint)
 	}
-	if opts.DryRun || opts.Confirm != nil {
-		for _, k := range out.Keep {
-			others = append(others, k.Checkpoint)
-		}
-		if out.Freed, err = Measure(ctx, client, out.Remove, others, opts.Measured); err != nil {
-			return out, err
-		}
-	}
-	if opts.DryRun {
-		return out, nil
+	out.Freed, err = Measure(ctx, client, out.Remove, sameRuns(others, out.Remove), opts.Measured)
+	if err != nil || opts.DryRun || len(out.Remove) == 0 {
+		return out, err
 	}
 	if opts.Confirm != nil {
 		if err := opts.Confirm(out); err != nil {
@@ -128,6 +121,22 @@ func Prune(ctx context.Context, client PruneClient, policy Policy, opts PruneOpt
 	}
 	out.Deleted, err = Delete(ctx, client, paths, DeleteOptions{Jobs: opts.Jobs, GoneIsDone: true, Progress: opts.Progress})
 	return out, err
+}
+
+// sameRuns returns the checkpoints of a list that are of the same runs as some
+// others. Those share files; asking about all there are would cost more than
+// deleting a few does.
+func sameRuns(list, as []tinkex.Checkpoint) []tinkex.Checkpoint {
+	runs := map[string]bool{}
+	for _, c := range as {
+		runs[runOf(c)] = true
+	}
+	return slices.DeleteFunc(list, func(c tinkex.Checkpoint) bool { return !runs[runOf(c)] })
+}
+
+func runOf(c tinkex.Checkpoint) string {
+	run, _, _ := strings.Cut(strings.TrimPrefix(c.TinkerPath, tinkex.Scheme), "/")
+	return run
 }
 
 func upperBound(list []tinkex.Checkpoint) Freed {

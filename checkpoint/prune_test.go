@@ -109,6 +109,32 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// What is not selected, or of another run, is left alone; what is not selected
+// of the same run still holds on to its files.
+func TestPruneMeasuresTheRunsConcerned(t *testing.T) {
+	client := struct {
+		*lists
+		manifests
+		deleter
+	}{
+		&lists{list: []tinkex.Checkpoint{
+			described("a", "tmp-1", 2), described("a", "tmp-2", 1), described("a", "best", 0), described("b", "other", 0),
+		}},
+		manifests{"tmp-1": "a:1 b:10 c:100", "tmp-2": "a:1", "best": "b:10"}, // none for other, of another run
+		func(_ context.Context, p tinkex.TinkerPath) error {
+			if p.Name != "tmp-1" {
+				t.Errorf("%s was deleted", p)
+			}
+			return nil
+		},
+	}
+	opts := checkpoint.PruneOptions{Selection: checkpoint.Selection{Name: "tmp-*"}}
+	p, err := checkpoint.Prune(t.Context(), client, checkpoint.Policy{KeepLast: 1}, opts)
+	if want := (checkpoint.Freed{Bytes: 100, Exact: true}); err != nil || p.Freed != want || len(p.Deleted.Deleted) != 1 || len(p.Keep) != 1 {
+		t.Errorf("%+v, %v; want %+v freed", p, err, want)
+	}
+}
+
 // manifests is a ManifestClient; each checkpoint's files, as "digest:size".
 type manifests map[string]string
 

@@ -62,6 +62,31 @@ func imported(ctx context.Context, rest *tinkex.RestClient) error {
 	return nil
 }
 
+// pruned is docs/guides/retention.md's.
+func pruned(ctx context.Context, rest *tinkex.RestClient) error {
+	policy := checkpoint.Policy{KeepLast: 3, KeepEvery: 1000, KeepWithin: 24 * time.Hour}
+	opts := checkpoint.PruneOptions{
+		Selection: checkpoint.Selection{Types: []tinkex.CheckpointType{tinkex.Training}},
+		DryRun:    true,
+	}
+	plan, err := checkpoint.Prune(ctx, rest, policy, opts)
+	if err != nil {
+		return err
+	}
+	for _, k := range plan.Keep {
+		fmt.Println("keep", k.TinkerPath, k.Reasons)
+	}
+	fmt.Println(len(plan.Remove), "would go, freeing", plan.Freed.Bytes, "bytes")
+	opts.DryRun = false
+	if _, err := checkpoint.Prune(ctx, rest, policy, opts); err != nil {
+		return err
+	}
+	if len(plan.Keep) == 0 || len(plan.Remove) != 0 {
+		return fmt.Errorf("checkpoints of today: %d are kept, %d removed", len(plan.Keep), len(plan.Remove))
+	}
+	return nil
+}
+
 func mustParse(path string) tinkex.TinkerPath {
 	p, err := tinkex.ParseTinkerPath(path)
 	if err != nil {
@@ -109,5 +134,8 @@ func TestFragments(t *testing.T) {
 	}
 	if err := imported(ctx, rest); err != nil {
 		t.Errorf("docs/guides/import.md: %v", err)
+	}
+	if err := pruned(ctx, rest); err != nil {
+		t.Errorf("docs/guides/retention.md: %v", err)
 	}
 }

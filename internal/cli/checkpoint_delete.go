@@ -154,24 +154,19 @@ func (a *app) checkpointDelete(ctx context.Context, paths []tinkex.TinkerPath, b
 	}
 	bars := a.bars(ctx)
 	move := bars.addCount("deleting")
-	total := 0
 	d, err := checkpoint.Delete(ctx, client, paths, checkpoint.DeleteOptions{
 		GoneIsDone: bulk,
-		Progress: func(p checkpoint.DeleteProgress) {
-			total = p.Total
-			move(p.Done+p.Failed, p.Total)
-		},
+		Progress:   func(p checkpoint.DeleteProgress) { move(p.Done+p.Failed, p.Total) },
 	})
 	bars.wait()
-	total = max(total, len(d.Deleted)+len(d.Gone)+len(d.Failed))
 	if a.format == "json" {
 		if err := a.printJSON(deletedOf(d)); err != nil {
 			return err
 		}
 	} else {
-		a.reportDeleted(ctx, d, total, "")
+		a.reportDeleted(d, "")
 	}
-	return deletedError(ctx, d, total, err)
+	return deletedError(d, err)
 }
 
 // sizes adds up the sizes of checkpoints. A nil one knows none.

@@ -146,7 +146,7 @@ func (a *app) checkpointPrune(ctx context.Context, now time.Time, f *pruneFlags)
 	switch {
 	case errors.Is(err, checkpoint.ErrKeepsNothing):
 		return usagef("these rules keep nothing of the %s selected; use --all to delete them all", plural(len(p.Remove), "checkpoint"))
-	case err != nil && !errors.As(err, &partial) && (ctx.Err() == nil || len(p.Deleted.Deleted) == 0):
+	case err != nil && !errors.As(err, &partial) && len(p.Deleted.Left) == 0:
 		return err
 	}
 	if a.format == "json" {
@@ -160,7 +160,7 @@ func (a *app) checkpointPrune(ctx context.Context, now time.Time, f *pruneFlags)
 		if err := a.printJSON(out); err != nil {
 			return err
 		}
-		return deletedError(ctx, p.Deleted, len(p.Remove), err)
+		return deletedError(p.Deleted, err)
 	}
 	switch {
 	case len(p.Keep)+len(p.Remove) == 0:
@@ -176,8 +176,8 @@ func (a *app) checkpointPrune(ctx context.Context, now time.Time, f *pruneFlags)
 		a.say("Nothing to delete; all of %s are kept.", plural(len(p.Keep), "checkpoint"))
 		return nil
 	}
-	a.reportDeleted(ctx, p.Deleted, len(p.Remove), freeing(p))
-	return deletedError(ctx, p.Deleted, len(p.Remove), err)
+	a.reportDeleted(p.Deleted, freeing(p))
+	return deletedError(p.Deleted, err)
 }
 
 // freeing says how much a deletion frees, if anything is known about it.

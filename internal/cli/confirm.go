@@ -61,6 +61,8 @@ type deletedJSON struct {
 	Deleted []string     `json:"deleted"`
 	Gone    []string     `json:"already_gone"`
 	Failed  []failedJSON `json:"failed"`
+	// Left is what was not come to before an interruption.
+	Left []string `json:"left,omitempty"`
 }
 
 type failedJSON struct {
@@ -79,16 +81,19 @@ func deletedOf(d checkpoint.Deleted) deletedJSON {
 	for _, f := range d.Failed {
 		out.Failed = append(out.Failed, failedJSON{f.Path.String(), f.Err.Error()})
 	}
+	for _, p := range d.Left {
+		out.Left = append(out.Left, p.String())
+	}
 	return out
 }
 
 // reportDeleted says in words what was deleted, and what was not.
-func (a *app) reportDeleted(ctx context.Context, d checkpoint.Deleted, total int, freed string) {
+func (a *app) reportDeleted(d checkpoint.Deleted, freed string) {
 	for _, f := range d.Failed {
 		a.say("tinkex: %s", f.Err)
 	}
-	msg := fmt.Sprintf("Deleted %d of %s", len(d.Deleted), plural(total, "checkpoint"))
-	if len(d.Deleted) > 0 && len(d.Deleted)+len(d.Gone) == total {
+	msg := fmt.Sprintf("Deleted %d of %s", len(d.Deleted), plural(d.Total(), "checkpoint"))
+	if len(d.Deleted) > 0 && len(d.Deleted)+len(d.Gone) == d.Total() {
 		msg += freed
 	}
 	if n := len(d.Gone); n > 0 {
@@ -97,20 +102,20 @@ func (a *app) reportDeleted(ctx context.Context, d checkpoint.Deleted, total int
 	if n := len(d.Failed); n > 0 {
 		msg += fmt.Sprintf("; %d failed", n)
 	}
-	if left := total - len(d.Deleted) - len(d.Gone) - len(d.Failed); left > 0 && ctx.Err() != nil {
-		msg += fmt.Sprintf("; %d not come to. Run the same command again to go on", left)
+	if n := len(d.Left); n > 0 {
+		msg += fmt.Sprintf("; %d not come to. Run the same command again to go on", n)
 	}
 	a.say("%s.", msg)
 }
 
 // deletedError is the exit of a command that deleted several.
-func deletedError(ctx context.Context, d checkpoint.Deleted, total int, err error) error {
-	if len(d.Failed) == 0 || ctx.Err() != nil {
+func deletedError(d checkpoint.Deleted, err error) error {
+	if len(d.Failed) == 0 || len(d.Left) > 0 {
 		return err
 	}
 	errs := make([]error, len(d.Failed))
 	for i, f := range d.Failed {
 		errs[i] = f.Err
 	}
-	return failedItems(errs, total)
+	return failedItems(errs, d.Total())
 }
