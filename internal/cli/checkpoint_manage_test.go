@@ -330,7 +330,7 @@ func TestPruneCommand(t *testing.T) {
 	}
 	tty := Env{StdinTerminal: true, StderrTerminal: true, Stdin: strings.NewReader("y\n")}
 	tinkexWith(t, tty, args...).want(t, exitDone, nil, []string{"reading manifests", "12 / 12", "7 / 7", "Deleted 7 of 7 checkpoints, freeing 0 B."})
-	run(t, args...).want(t, exitDone, nil, []string{"Nothing to delete; all of 5 checkpoints are kept."})
+	run(t, args...).want(t, exitDone, nil, []string{"Nothing to delete, of 5 checkpoints."})
 	if got := listedNames(t); got != "step-12 step-11 step-10 step-5 step-2" {
 		t.Errorf("left are %s", got)
 	}

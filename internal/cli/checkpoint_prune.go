@@ -173,7 +173,7 @@ func (a *app) checkpointPrune(ctx context.Context, now time.Time, f *pruneFlags)
 		a.say("Would delete %s%s, and keep %d.", plural(len(p.Remove), "checkpoint"), freeing(p), len(p.Keep))
 		return nil
 	case len(p.Remove) == 0:
-		a.say("Nothing to delete; all of %s are kept.", plural(len(p.Keep), "checkpoint"))
+		a.say("Nothing to delete, of %s.", plural(len(p.Keep), "checkpoint"))
 		return nil
 	}
 	a.reportDeleted(p.Deleted, freeing(p))
