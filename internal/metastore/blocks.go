@@ -93,8 +93,12 @@ func (s *store) recount(ctx context.Context, q queries, by int64, entries []entr
 			return err
 		}
 		for _, e := range lists[l] {
-			if err := l.count(ctx, q, by, e, s.blockSize); err != nil {
+			anew, err := l.count(ctx, q, by, e, s.blockSize)
+			if err != nil {
 				return err
+			}
+			if anew {
+				break
 			}
 		}
 	}
@@ -113,10 +117,12 @@ func (l checkpointList) lock(ctx context.Context, q queries) error {
 	return err
 }
 
-func (l checkpointList) count(ctx context.Context, q queries, by int64, e entry, size int64) error {
+// count reports whether it counted the whole list anew, which comprises what
+// else is to be counted in it.
+func (l checkpointList) count(ctx context.Context, q queries, by int64, e entry, size int64) (anew bool, err error) {
 	column, err := countColumn(e.kind)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var (
 		start place
@@ -131,15 +137,20 @@ func (l checkpointList) count(ctx context.Context, q queries, by int64, e entry,
 		by, l.name, l.name, e.at, e.id).Scan(&start.at, &start.id, &n)
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case n > size:
-		return l.divide(ctx, q, start, n)
+		err := l.divide(ctx, q, start, n)
+		if errors.Is(err, sql.ErrNoRows) {
+			// It counts what is not there. Nobody's save shall fail for it.
+			return true, l.rebuild(ctx, q, size)
+		}
+		return false, err
 	case n == 0 && start != last:
 		// The block before takes over its stretch, in which there is nothing.
 		_, err = q.exec(ctx, `DELETE FROM checkpoint_blocks WHERE list = ? AND created_at = ? AND id = ?`,
 			l.name, start.at, start.id)
 	}
-	return err
+	return false, err
 }
 
 // divide makes two blocks of the one that starts at start and counts n.

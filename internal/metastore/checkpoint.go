@@ -304,7 +304,11 @@ func (s *store) DeleteExpired(ctx context.Context, now, idle time.Time, limit in
 			WHERE listed = 0 AND expires_at IS NULL AND (finished_at < ? OR last_heartbeat < ?)
 			ORDER BY checkpoints.id LIMIT ?)`,
 			micros(idle), micros(idle), limit)
-		n = expired + abandoned
+		if err != nil {
+			return err
+		}
+		aside, err := dropQuarantined(ctx, q, now, idle)
+		n = expired + abandoned + aside
 		return err
 	})
 	if err != nil {
@@ -347,7 +351,8 @@ func (s *store) NextExpiry(ctx context.Context) (at time.Time, ok bool, err erro
 
 func (s *store) Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error) {
 	all := make(map[blobstore.Digest]struct{})
-	err := s.query().each(ctx, `SELECT digest FROM checkpoint_files UNION ALL SELECT digest FROM uploads`, nil, func(row scanner) error {
+	err := s.query().each(ctx, `
+		SELECT digest FROM checkpoint_files UNION ALL SELECT digest FROM quarantined_files UNION ALL SELECT digest FROM uploads`, nil, func(row scanner) error {
 		var b sql.RawBytes
 		if err := row.Scan(&b); err != nil {
 			return err

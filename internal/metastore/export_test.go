@@ -20,15 +20,6 @@ func SetSchemaVersion(ctx context.Context, s Store, version int64) error {
 	return err
 }
 
-// block is a row of checkpoint_blocks.
-type block struct {
-	list string
-	place
-	n [3]int64 // by kind
-}
-
-var kindIndex = map[Kind]int{KindTraining: 0, KindSampler: 1, KindExternal: 2}
-
 // CheckBlocks compares the counts with what there is to count.
 func CheckBlocks(ctx context.Context, s Store) error {
 	st := s.(*store)
@@ -197,4 +188,20 @@ func CreateOther(t testing.TB, path string) {
 	if _, err := db.Exec(`CREATE TABLE recipes (name TEXT)`); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Exec damages the database. On SQLite it does so as the sqlite3 command
+// would, which does not look after references.
+func Exec(ctx context.Context, s Store, statements ...string) error {
+	st := s.(*store)
+	if st.dialect.name == "sqlite" {
+		statements = append(append([]string{`PRAGMA foreign_keys = 0`}, statements...), `PRAGMA foreign_keys = 1`)
+	}
+	q := queries{st.w, st.dialect}
+	for _, statement := range statements {
+		if _, err := q.exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -272,8 +272,8 @@ type Store interface {
 	DeleteCheckpoint(ctx context.Context, id int64) error
 	// DeleteExpired removes up to limit checkpoints that expired at or before
 	// now, and up to limit unlisted ones that never expire of sessions that
-	// finished, or had their last heartbeat, before idle. It returns how many
-	// went.
+	// finished, or had their last heartbeat, before idle; and such ones in
+	// quarantine. It returns how many went.
 	DeleteExpired(ctx context.Context, now, idle time.Time, limit int) (int, error)
 	// NextExpiry is when the next checkpoint expires; ok is false if none will.
 	NextExpiry(ctx context.Context) (at time.Time, ok bool, err error)
@@ -292,8 +292,8 @@ type Store interface {
 	ClaimBlobs(ctx context.Context, owner string, digests []blobstore.Digest, now, since time.Time) (map[blobstore.Digest]int64, error)
 	// DeleteUploads forgets uploads recorded at or before a time.
 	DeleteUploads(ctx context.Context, before time.Time) (int, error)
-	// Referenced returns the digests of all manifests' files and of all
-	// uploads as they are committed at one moment.
+	// Referenced returns the digests of all manifests' files, in quarantine
+	// too, and of all uploads as they are committed at one moment.
 	Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error)
 
 	// PutResult records a result; the first one of a request stays, and
@@ -313,6 +313,10 @@ type Store interface {
 	// Secret returns the named secret, storing create's bytes the first time:
 	// every server on the same metadata gets the same one.
 	Secret(ctx context.Context, name string, create func() ([]byte, error)) ([]byte, error)
+
+	// SpaceUsage tells what checkpoints take.
+	SpaceUsage(ctx context.Context, q SpaceQuery, p Page) (SpaceUsage, error)
+	Audit
 
 	// Check reports whether the store can be reached and written to.
 	Check(ctx context.Context) error
