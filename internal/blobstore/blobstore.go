@@ -81,10 +81,34 @@ type Store interface {
 	// concerned: a blob whose Commit has returned after that time is kept.
 	Delete(ctx context.Context, d Digest, before time.Time) (bool, error)
 
+	// Quarantine moves a damaged blob's bytes to a place where no method finds
+	// them and nobody removes them, and returns where that is. It does so if
+	// the blob is still as it was seen, of that size and last committed at
+	// that time; otherwise it returns "", for it may have been replaced by a
+	// whole one. As in Delete this is one step as far as Commit is concerned.
+	// A blob that is not there is ErrNotFound.
+	Quarantine(ctx context.Context, seen Info) (where string, err error)
+
 	// Check reports whether the store can be reached and written to.
 	Check(ctx context.Context) error
 
 	Close() error
+}
+
+// Stray is something that lies where blobs are kept and is none.
+type Stray struct {
+	Path string // as an operator can find it
+	Size int64  // bytes; 0 for what is not a file
+}
+
+// Inspector is implemented by stores that share their place with whatever
+// people put there.
+type Inspector interface {
+	// Strays yields what is no blob and was not put there by any Store. A
+	// non-nil error ends the walk.
+	Strays(ctx context.Context) iter.Seq2[Stray, error]
+	// PutAside moves a stray to where Quarantine moves blobs to.
+	PutAside(ctx context.Context, s Stray) (where string, err error)
 }
 
 // Writer stages one blob. It is used by one goroutine at a time.

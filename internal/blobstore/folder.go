@@ -28,8 +28,9 @@ import (
 //	blobs/sha256/<first two digits>/<digest>   the blobs
 //	staging/<opener>/                          bytes not committed yet, one directory per open store
 //	staging/<opener>.lock                      locked for as long as that store is open
-//	locks/<first two digits>                   serialises Commit and Delete between processes
+//	locks/<first two digits>                   serialises Commit, Delete and Quarantine between processes
 //	locks/staging                              serialises opening and sweeping
+//	quarantine/                                what was found damaged or does not belong, for people to look at
 //
 // Everything is on one file system, so that a commit is a rename.
 const (
@@ -37,6 +38,7 @@ const (
 	hashName    = "sha256"
 	stagingName = "staging"
 	locksName   = "locks"
+	asideName   = "quarantine"
 
 	lockSuffix = ".lock"
 
@@ -520,9 +522,12 @@ func (s *folder) allOf(ctx context.Context, shard byte, yield func(Info, error) 
 			return false, err
 		}
 		for _, e := range entries {
-			d, err := ParseDigest(e.Name())
-			if err != nil || d[0] != shard || d.String() != e.Name() || !e.Type().IsRegular() {
+			if !isBlob(e, shard) {
 				continue // not ours
+			}
+			d, err := ParseDigest(e.Name())
+			if err != nil {
+				return false, err
 			}
 			fi, err := e.Info()
 			if errors.Is(err, fs.ErrNotExist) {
@@ -536,6 +541,12 @@ func (s *folder) allOf(ctx context.Context, shard byte, yield func(Info, error) 
 			}
 		}
 	}
+}
+
+// isBlob reports whether an entry of a shard's directory is a blob.
+func isBlob(e fs.DirEntry, shard byte) bool {
+	d, err := ParseDigest(e.Name())
+	return err == nil && d[0] == shard && d.String() == e.Name() && e.Type().IsRegular()
 }
 
 // Delete does not flush the directory: a removal undone by a power cut leaves

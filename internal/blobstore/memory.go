@@ -22,6 +22,7 @@ func NewMemory() Store {
 type memory struct {
 	mu     sync.RWMutex
 	blobs  map[Digest]memoryBlob
+	aside  [][]byte // in quarantine
 	closed bool
 }
 
@@ -198,6 +199,21 @@ func (s *memory) Delete(ctx context.Context, d Digest, before time.Time) (bool, 
 	}
 	delete(s.blobs, d)
 	return true, nil
+}
+
+func (s *memory) Quarantine(ctx context.Context, seen Info) (string, error) {
+	if _, err := s.get(ctx, "quarantine", seen.Digest); err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.blobs[seen.Digest]
+	if !ok || int64(len(b.data)) != seen.Size || !b.modTime.Equal(seen.ModTime) {
+		return "", nil
+	}
+	delete(s.blobs, seen.Digest)
+	s.aside = append(s.aside, b.data)
+	return fmt.Sprintf("quarantine in memory, number %d", len(s.aside)), nil
 }
 
 func (s *memory) Check(ctx context.Context) error {

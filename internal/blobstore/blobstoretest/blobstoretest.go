@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) blobstore.Store) {
 		{"AllWhileDeleting", testAllWhileDeleting},
 		{"Delete", testDelete},
 		{"DeleteAgainstCommit", testDeleteAgainstCommit},
+		{"Quarantine", testQuarantine},
 		{"Concurrency", testConcurrency},
 		{"Canceled", testCanceled},
 		{"CommitCanceled", testCommitCanceled},
@@ -517,6 +518,57 @@ func testDelete(t *testing.T, s blobstore.Store) {
 	Put(t, s, data)
 	if got := Get(t, s, info.Digest); !bytes.Equal(got, data) {
 		t.Error("the bytes of a blob that was deleted and committed again differ")
+	}
+}
+
+func testQuarantine(t *testing.T, s blobstore.Store) {
+	data := random(10, 100)
+	put := Put(t, s, data)
+	other := Put(t, s, random(11, 100))
+	info, err := s.Stat(t.Context(), put.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, seen := range map[string]blobstore.Info{
+		"another size": {Digest: info.Digest, Size: info.Size - 1, ModTime: info.ModTime},
+		"another time": {Digest: info.Digest, Size: info.Size, ModTime: info.ModTime.Add(-time.Hour)},
+	} {
+		if where, err := s.Quarantine(t.Context(), seen); where != "" || err != nil {
+			t.Errorf("%s: %q, %v", name, where, err)
+		}
+		if got := Get(t, s, info.Digest); !bytes.Equal(got, data) {
+			t.Errorf("%s: the bytes differ", name)
+		}
+	}
+	places := map[string]bool{}
+	for range 2 {
+		where, err := s.Quarantine(t.Context(), info)
+		if where == "" || err != nil || places[where] {
+			t.Errorf("Quarantine: %q, %v; taken are %v", where, err, places)
+		}
+		places[where] = true
+		if _, err := s.Stat(t.Context(), info.Digest); !errors.Is(err, blobstore.ErrNotFound) {
+			t.Errorf("Stat in quarantine: %v", err)
+		}
+		if _, err := get(t.Context(), s, info.Digest, 0, -1); !errors.Is(err, blobstore.ErrNotFound) {
+			t.Errorf("OpenRange in quarantine: %v", err)
+		}
+		if all := list(t, s); len(all) != 1 {
+			t.Errorf("%d blobs are left, want 1", len(all))
+		}
+		if _, err := s.Quarantine(t.Context(), info); !errors.Is(err, blobstore.ErrNotFound) {
+			t.Errorf("once more: %v", err)
+		}
+		Put(t, s, data)
+		if got := Get(t, s, info.Digest); !bytes.Equal(got, data) {
+			t.Error("the bytes of a blob that was committed again differ")
+		}
+		if info, err = s.Stat(t.Context(), info.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Get(t, s, other.Digest); len(got) != 100 {
+		t.Error("another blob is not what it was")
 	}
 }
 
