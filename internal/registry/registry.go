@@ -35,7 +35,7 @@ type Options struct {
 	// sign of life. Zero is one hour.
 	SessionTimeout time.Duration
 	// GCGrace is how old an unreferenced blob must be to be removed; it must
-	// exceed the time a save takes. Zero is one hour.
+	// exceed the time a save takes. Zero is DefaultGCGrace.
 	GCGrace time.Duration
 	// GCInterval is how often unreferenced blobs are looked for. Zero is one
 	// hour, negative is never.
@@ -104,7 +104,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 		r.sessionTimeout = time.Hour
 	}
 	if r.gcGrace == 0 {
-		r.gcGrace = time.Hour
+		r.gcGrace = DefaultGCGrace
 	}
 	if r.gcInterval == 0 {
 		r.gcInterval = time.Hour
