@@ -142,6 +142,9 @@ See what you have:            tinkex checkpoint list`,
 		a.runCommand(),
 		a.sessionCommand(),
 		a.keyCommand(),
+		a.duCommand(),
+		a.fsckCommand(),
+		a.gcCommand(),
 		a.versionCommand(),
 	)
 	root.CompletionOptions.HiddenDefaultCmd = false

@@ -55,6 +55,7 @@ func TestExtensionsWantACredential(t *testing.T) {
 		{"POST", "/tinkex/v1/blobs/missing", 401},
 		{"PUT", "/tinkex/v1/blobs/" + sha(nil), 401},
 		{"POST", "/tinkex/v1/imports", 401},
+		{"GET", "/tinkex/v1/usage", 401},
 		{"GET", "/tinkex/v1/none", 401},
 		{"GET", "/tinkex/v1/%62lobs/missing", 401},
 		{"GET", "/tinkex/v1/files", 401},

@@ -109,6 +109,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s.checkpointOps(api)
 	s.blobOps(api)
 	s.importOps(api)
+	s.usageOps(api)
 	s.downloadRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such endpoint: "+r.Method+" "+r.URL.Path)
