@@ -630,6 +630,7 @@ func (c *check) quarantine(ctx context.Context) error {
 			switch {
 			case err == nil:
 				c.report.Released = append(c.report.Released, out.Path)
+				c.released(z.Manifest)
 				continue
 			case errors.Is(err, metastore.ErrExists):
 				out.Obstacle = "a newer checkpoint has its name"
@@ -642,6 +643,18 @@ func (c *check) quarantine(ctx context.Context) error {
 		c.report.Quarantined = append(c.report.Quarantined, out)
 	}
 	return nil
+}
+
+// released counts a checkpoint among the others.
+func (c *check) released(m metastore.Manifest) {
+	c.report.Checkpoints++
+	for _, f := range m.Files {
+		if b := c.blobs[f.Digest]; !b.live {
+			c.blobs[f.Digest] = claim{size: f.Size, live: true}
+			c.report.Blobs++
+			c.report.Bytes += f.Size
+		}
+	}
 }
 
 // missingFiles finds the files of a checkpoint in quarantine whose bytes are

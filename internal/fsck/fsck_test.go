@@ -308,7 +308,7 @@ func TestBack(t *testing.T) {
 				t.Errorf("without a repair: %+v", r)
 			}
 			r = w.fsck(fsck.Options{Repair: true})
-			if len(r.Released) != 2 || len(r.Quarantined) > 0 || !r.Clean() {
+			if len(r.Released) != 2 || len(r.Quarantined) > 0 || !r.Clean() || r.Checkpoints != 3 || r.Blobs != 4 || r.Bytes != 30 {
 				t.Errorf("with it: %+v", r)
 			}
 			after, err := w.Meta.Checkpoint(t.Context(), "s1:train:0", "weights", "a")
