@@ -34,8 +34,11 @@ type Options struct {
 	Progress func(done, total int64)
 }
 
-// page is how many rows are read at a time.
-const page = 500
+// How many rows are read at a time: manifests, and checkpoints without theirs.
+const (
+	page           = 500
+	referencesPage = 5000
+)
 
 // looks is how often something that changes while it is looked at is looked at.
 const looks = 4
@@ -302,14 +305,14 @@ func nothing(int64) {}
 // order, and the uploads.
 func (c *check) references(ctx context.Context, d blobstore.Digest) (ids []int64, uploads []metastore.Upload, err error) {
 	for last := int64(0); ; last = ids[len(ids)-1] {
-		all, err := c.Meta.References(ctx, d, last, page)
+		all, err := c.Meta.References(ctx, d, last, referencesPage)
 		if err != nil {
 			return nil, nil, err
 		}
 		for _, r := range all {
 			ids = append(ids, r.ID)
 		}
-		if len(all) < page {
+		if len(all) < referencesPage {
 			break
 		}
 	}

@@ -2,8 +2,8 @@
 // checkpoints, who may see them, how long they live, and the order in which a
 // model's requests are carried out.
 //
-// It stands on the stores and on an engine, knows nothing of HTTP, and is the
-// only package that changes any of the three. Bytes are always written before
+// It stands on the stores and on an engine, knows nothing of HTTP, and is,
+// repairs by package fsck apart, the only package that changes any of the three. Bytes are always written before
 // the row that refers to them, and rows are removed before their bytes, so a
 // crash at any instant leaves at worst unreferenced blobs.
 package registry
