@@ -47,7 +47,7 @@ no_run, orphan_files, wrong_counter and stray_file.
 
 Exit status: 0 clean; 1 faults were found, repaired or not, or looking failed;
 2 wrong usage; 4 no such checkpoint in quarantine; 130 interrupted.`,
-		Example: "  tinkex fsck\n  tinkex fsck --repair && echo clean",
+		Example: "  tinkex fsck || tinkex fsck --repair",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fsck(cmd.Context(), f) },
 	}

@@ -3,11 +3,13 @@ package fsck_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,11 +41,62 @@ const (
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir()}
-	var err error
-	if w.Stores, err = seed.OpenDir(t.Context(), w.dir); err != nil {
+	dir := t.TempDir()
+	stores, err := seed.OpenDir(t.Context(), dir)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return fill(t, dir, stores)
+}
+
+// newPostgresWorld keeps the metadata in a schema of its own of the database
+// that TINKEX_TEST_POSTGRES names.
+func newPostgresWorld(t *testing.T) *world {
+	t.Helper()
+	server := os.Getenv("TINKEX_TEST_POSTGRES")
+	if server == "" {
+		const what = "POSTGRESQL IS NOT TESTED: set TINKEX_TEST_POSTGRES to the URL of a database to test it in"
+		if os.Getenv("TINKEX_REQUIRE_POSTGRES") != "" {
+			t.Fatal(what)
+		}
+		t.Skip(what)
+	}
+	db, err := sql.Open("pgx", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := "test_" + strings.ToLower(rand.Text())
+	if _, err := db.Exec(`CREATE SCHEMA ` + schema); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, err := db.Exec(`DROP SCHEMA ` + schema + ` CASCADE`)
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("search_path", schema)
+	u.RawQuery = q.Encode()
+	meta, err := metastore.OpenPostgres(t.Context(), u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	blobs, err := blobstore.OpenFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fill(t, dir, &seed.Stores{Meta: meta, Blobs: blobs})
+}
+
+func fill(t *testing.T, dir string, stores *seed.Stores) *world {
+	t.Helper()
+	w := &world{stores, t, dir}
 	t.Cleanup(func() { _ = w.Close() })
 	w.save("s1:train:0", metastore.KindTraining, "a", "shared", "optimizer of a")
 	w.save("s1:train:0", metastore.KindSampler, "b", "shared")
@@ -274,7 +327,10 @@ func TestDamage(t *testing.T) {
 }
 
 // TestBack: when the bytes are there again, so are the checkpoints.
-func TestBack(t *testing.T) {
+func TestBack(t *testing.T)         { testBack(t, newWorld) }
+func TestBackPostgres(t *testing.T) { testBack(t, newPostgresWorld) }
+
+func testBack(t *testing.T, newWorld func(*testing.T) *world) {
 	for name, damage := range map[string]func(w *world){
 		"deleted": func(w *world) { w.remove(w.blob("shared")) },
 		"flipped": func(w *world) { w.write(w.blob("shared"), "Shared") },
@@ -429,8 +485,10 @@ func TestCanceled(t *testing.T) {
 
 // TestBesideWriters: neither fsck nor the collection of garbage mistakes what
 // is being saved, overwritten and deleted for a fault or for garbage.
-func TestBesideWriters(t *testing.T) {
-	w := newWorld(t)
+func TestBesideWriters(t *testing.T)         { testBesideWriters(t, newWorld(t)) }
+func TestBesideWritersPostgres(t *testing.T) { testBesideWriters(t, newPostgresWorld(t)) }
+
+func testBesideWriters(t *testing.T, w *world) {
 	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
 	var work errgroup.Group
