@@ -147,7 +147,11 @@ func (a *app) printFsck(r fsck.Report, f fsckFlags) error {
 	if r.Quick {
 		read = "looked at, not read"
 	}
-	err := a.print("%s: %s, %s of %s %s\n", verdict, plural(r.Checkpoints, "checkpoint"), plural(r.Blobs, "blob"), size(r.Bytes), read)
+	aside := ""
+	if n := len(r.Quarantined); n > 0 {
+		aside = fmt.Sprintf("; %d in quarantine", n)
+	}
+	err := a.print("%s: %s, %s of %s %s%s\n", verdict, plural(r.Checkpoints, "checkpoint"), plural(r.Blobs, "blob"), size(r.Bytes), read, aside)
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,7 @@ func (c *check) manifest(ctx context.Context, m metastore.Manifest) error {
 	case len(m.Files) == 0:
 		f.Kind, f.What = NoFiles, fmt.Sprintf("%s has no files; its size says %d bytes", PathOf(m.Checkpoint), m.SizeBytes)
 	case m.Gaps:
-		f.Kind, f.What = IncompleteManifest, fmt.Sprintf("%s lacks files between those it has", PathOf(m.Checkpoint))
+		f.Kind, f.What = IncompleteManifest, fmt.Sprintf("%s lacks files that its manifest had before or between others", PathOf(m.Checkpoint))
 	default:
 		if sum != m.SizeBytes {
 			c.missized = append(c.missized, m.ID)
@@ -456,7 +456,7 @@ func (c *check) repairBlob(ctx context.Context, d blobstore.Digest, s state, rea
 	if _, err := c.Meta.ForgetUploads(ctx, d); err != nil {
 		return "", err
 	}
-	return done + fmt.Sprintf("hidden: %d of its checkpoints are in quarantine", len(ids)), nil
+	return done + fmt.Sprintf("checkpoints hidden, now in quarantine: %d", len(ids)), nil
 }
 
 // fileSizes finds the manifests that give a whole blob another size.
@@ -626,7 +626,7 @@ func (c *check) quarantine(ctx context.Context) error {
 		case z.RunMissing:
 			out.Obstacle = "its run is not there"
 		case len(z.Files) == 0, z.Gaps, sum != z.SizeBytes && !ended(z.Manifest):
-			out.Obstacle = "files were lost from its manifest"
+			out.Obstacle = "files were lost from its manifest; only a copy of the metadata can tell which"
 		}
 		if out.Ready() && c.Repair {
 			_, err := c.Meta.Release(ctx, z.ID)
