@@ -36,17 +36,20 @@ func (s *store) migrate(ctx context.Context, with goose.Dialect) error {
 	for n := 1; ; n++ {
 		version, err := s.version(ctx)
 		switch {
-		case err != nil:
+		case err != nil && (n > attempts || !busy(err)):
 			return err
-		case version > target:
+		case err == nil && version > target:
 			return fmt.Errorf("the schema is at version %d, newer than the %d this program knows: use a newer tinkex, "+
 				"or restore a copy made before the upgrade", version, target)
-		case version == target:
+		case err == nil && version == target:
 			return nil
 		case n > attempts:
 			return failed
 		}
-		if failed = s.apply(ctx, with, dir); failed == nil {
+		if failed = err; failed == nil {
+			failed = s.apply(ctx, with, dir)
+		}
+		if failed == nil {
 			continue
 		}
 		// A migration is one transaction. Another process may have been

@@ -12,7 +12,8 @@ import (
 	"strings"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver
+	"modernc.org/sqlite" // also the driver
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // readers is how many connections read a SQLite database at the same time.
@@ -140,4 +141,11 @@ func (s *store) onlyOurs(ctx context.Context) error {
 		return errors.New("the file is a database of another program")
 	}
 	return err
+}
+
+// busy: another process is making the database what this one was about to make
+// it. SQLite waits for its locks, but not for the one that changes the journal.
+func busy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
 }
