@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -159,20 +160,30 @@ func (a *answer) close() {
 // watchdog gives up a request that brings nothing. It is paused while nobody
 // reads.
 type watchdog struct {
-	timer  *time.Timer
 	every  time.Duration
 	bytes  atomic.Int64
-	seen   int64
 	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	timer *time.Timer
+	awake bool
+	seen  int64
 }
 
 func newWatchdog(every time.Duration, cancel context.CancelCauseFunc) *watchdog {
-	w := &watchdog{every: every, cancel: cancel}
+	w := &watchdog{every: every, cancel: cancel, awake: true}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(every, w.look)
 	return w
 }
 
 func (w *watchdog) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.awake {
+		return
+	}
 	n := w.bytes.Load()
 	if n-w.seen < leastProgress {
 		w.cancel(errStalled)
@@ -182,11 +193,22 @@ func (w *watchdog) look() {
 	w.timer.Reset(w.every)
 }
 
-func (w *watchdog) pause() bool { return w.timer.Stop() }
-func (w *watchdog) resume()     { w.timer.Reset(w.every) }
+func (w *watchdog) pause() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.awake = false
+	w.timer.Stop()
+}
+
+func (w *watchdog) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.awake, w.seen = true, w.bytes.Load()
+	w.timer.Reset(w.every)
+}
 
 func (w *watchdog) end() {
-	w.timer.Stop()
+	w.pause()
 	w.cancel(nil)
 }
 
@@ -277,17 +299,21 @@ func parseContentRange(s string) (first, last, size int64, ok bool) {
 		return 0, 0, 0, false
 	}
 	var errs [3]error
-	first, errs[0] = strconv.ParseInt(from, 10, 64)
-	last, errs[1] = strconv.ParseInt(to, 10, 64)
-	if size = -1; total != "*" {
-		size, errs[2] = strconv.ParseInt(total, 10, 64)
+	number := func(s string, err *error) int64 {
+		n, e := strconv.ParseUint(s, 10, 63) // takes no signs
+		*err = e
+		return int64(n)
+	}
+	first, last, size = number(from, &errs[0]), number(to, &errs[1]), -1
+	if total != "*" {
+		size = number(total, &errs[2])
 	}
 	for _, err := range errs {
 		if err != nil {
 			return 0, 0, 0, false
 		}
 	}
-	return first, last, size, first >= 0 && last >= first && (size < 0 || last < size)
+	return first, last, size, last >= first && (size < 0 || last < size)
 }
 
 // attempts counts failures in a row.

@@ -48,7 +48,7 @@ func (e *StatusError) transient() bool {
 var (
 	errStalled   = errors.New("the server stopped sending")
 	errShort     = errors.New("the connection ended early")
-	errLong      = errors.New("the server sent more bytes than it announced")
+	errLong      = errors.New("the server sent more bytes than the file has")
 	errNotRange  = errors.New("the server sent the whole file instead of the range asked for")
 	errBadRange  = errors.New("the server sent another range than the one asked for")
 	errRedirects = errors.New("stopped after 10 redirects")

@@ -105,6 +105,13 @@ func (c *Client) Open(ctx context.Context, o Object, offset int64, arrived func(
 		length = min(length, o.Size-offset)
 	}
 	first, url, err := r.first(offset, length)
+	if err == nil && first.ranged && r.Size() < 0 {
+		// "bytes 0-99/*": no telling where it ends, unless it is read as a whole.
+		first.close()
+		if first, err = nil, ErrNoRanges; offset == 0 {
+			first, url, err = r.first(0, -1)
+		}
+	}
 	if err != nil {
 		c.release(buf)
 		r.cancel(nil)
@@ -253,15 +260,6 @@ func sized(b []byte, n int64) []byte {
 func (r *Reader) inRanges(a *answer, url string, buf []byte, offset int64) {
 	defer close(r.queue)
 	_, size := r.known.get()
-	if size < 0 {
-		// "bytes 0-99/*": no telling where it ends. One range after another.
-		size = offset + a.length
-		defer func() {
-			if r.ctx.Err() == nil {
-				r.cancel(&finalError{errors.New("the server does not say how long the file is")})
-			}
-		}()
-	}
 	for {
 		c := &chunk{n: min(r.c.chunk, size-offset), done: make(chan struct{})}
 		c.buf = sized(buf, c.n)
@@ -320,8 +318,8 @@ func (r *Reader) fill(buf []byte, offset int64, a *answer, url string) (err erro
 // body reads an answer's body into buf, when it is its turn, and closes it.
 func (r *Reader) body(a *answer, buf []byte) (int, error) {
 	defer a.close()
-	if !a.ranged && a.length < 0 || a.length > int64(len(buf)) {
-		return 0, errLong
+	if !a.ranged && (a.length < 0 || a.length > int64(len(buf))) {
+		return 0, errNotRange
 	}
 	if err := r.turn(a); err != nil {
 		return 0, err
@@ -391,10 +389,16 @@ func (r *Reader) asStream(a *answer, url string, buf []byte) {
 			if n == 0 {
 				break
 			}
+			if _, size := r.known.get(); size >= 0 && delivered+int64(n) > size {
+				err = errLong // and perhaps for ever: not a byte of it goes on
+				break
+			}
 			if sum != nil {
 				sum.Write(c.buf[:n])
 			}
-			tries.progress()
+			if n >= leastProgress {
+				tries.progress()
+			}
 			delivered += int64(n)
 			c.buf = c.buf[:n]
 			close(c.done)
@@ -453,6 +457,9 @@ func (r *Reader) read(a *answer, buf []byte) (n int, err error) {
 func (r *Reader) skip(a *answer, n int64, want hash.Hash) error {
 	if n == 0 {
 		return nil
+	}
+	if want == nil && a.etag == "" {
+		return fmt.Errorf("%w: it has lost its entity tag", ErrChanged)
 	}
 	h := sha256.New()
 	buf := make([]byte, 256<<10)
