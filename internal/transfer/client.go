@@ -273,6 +273,9 @@ func read(resp *http.Response, offset, length int64, known *facts) (*answer, err
 		}
 		a.ranged, a.length, a.size = true, last-first+1, size
 	case http.StatusRequestedRangeNotSatisfiable:
+		if length < 0 {
+			return nil, &StatusError{Status: resp.StatusCode} // no range was asked for
+		}
 		if _, size, ok := strings.Cut(resp.Header.Get("Content-Range"), "*/"); ok && size == "0" && offset == 0 {
 			a.ranged, a.length, a.size = true, 0, 0
 			break
