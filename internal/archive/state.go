@@ -28,6 +28,9 @@ type State struct {
 	Offset int64 `json:"offset"`
 	// Files are complete.
 	Files []File `json:"files"`
+	// Dirs are the directories that have been made, parents first: the archive
+	// will not mention the empty ones again.
+	Dirs []string `json:"dirs,omitempty"`
 	// Partial is the file in the middle of which Offset is, if it is.
 	Partial *Partial `json:"partial,omitempty"`
 }
@@ -44,6 +47,11 @@ type Partial struct {
 // and finishes the file that was being written.
 func (x *extractor) resume(ctx context.Context, src *source, st *State) error {
 	keep := map[string]bool{}
+	for _, dir := range st.Dirs {
+		if err := x.takeOver(dir, keep); err != nil {
+			return fmt.Errorf("%w: %q: %w", ErrState, dir, err)
+		}
+	}
 	known := append([]File(nil), st.Files...)
 	if p := st.Partial; p != nil {
 		known = append(known, File{Name: p.Name, Size: p.Written, SHA256: p.SHA256})
@@ -79,6 +87,25 @@ func (x *extractor) resume(ctx context.Context, src *source, st *State) error {
 		return err
 	}
 	return src.skipPadding()
+}
+
+// takeOver takes a directory that was left for one that has been made.
+func (x *extractor) takeOver(dir string, keep map[string]bool) error {
+	if err := x.names.addDir(dir); err != nil {
+		return err
+	}
+	info, err := x.root.Lstat(filepath.FromSlash(dir))
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return errors.New("it is not a directory")
+	}
+	keep[dir] = true
+	if x.names.claim(dir) {
+		x.dirs = append(x.dirs, dir)
+	}
+	return nil
 }
 
 // rehash reads a file that was left and compares it.
@@ -160,7 +187,7 @@ func (x *extractor) state(src *source, partial *Partial) error {
 	if x.opts.OnState == nil || src.compressed {
 		return nil
 	}
-	return x.opts.OnState(State{Offset: src.offset, Files: x.files, Partial: partial})
+	return x.opts.OnState(State{Offset: src.offset, Files: x.files, Dirs: x.dirs, Partial: partial})
 }
 
 // skipPadding reads up to the next header.

@@ -1,11 +1,15 @@
 package archive
 
 import (
+	"archive/tar"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -26,7 +30,7 @@ func longTar(t testing.TB) []byte {
 func states(t *testing.T, archive []byte) (all []State, want []File) {
 	t.Helper()
 	want, err := Extract(t.Context(), bytes.NewReader(archive), t.TempDir(), ExtractOptions{OnState: func(s State) error {
-		s.Files = append([]File(nil), s.Files...)
+		s.Files, s.Dirs = slices.Clone(s.Files), slices.Clone(s.Dirs)
 		all = append(all, s)
 		return nil
 	}})
@@ -187,6 +191,7 @@ func FuzzResume(f *testing.F) {
 	archive := whole(f, mustNew(f, []Entry{bytesEntry("a", []byte("abc")), bytesEntry("d/b", []byte("defg"))}))
 	f.Add([]byte(`{"offset":1024,"files":[{"name":"a","size":3}]}`), archive[1024:])
 	f.Add([]byte(`{"offset":514,"partial":{"name":"a","size":3,"written":2}}`), archive[514:])
+	f.Add([]byte(`{"offset":1024,"files":[],"dirs":["d","../d","a/b"]}`), archive[1024:])
 	f.Add([]byte(`{"offset":-5,"files":[{"name":"../x"}],"partial":{"name":"/etc/x","size":9,"written":-1}}`), archive)
 	f.Fuzz(func(t *testing.T, state, stream []byte) {
 		var st State
@@ -206,4 +211,68 @@ func FuzzResume(f *testing.F) {
 			t.Errorf("beside the directory: %v, %v", entries, err)
 		}
 	})
+}
+
+// TestEmptyDirectoriesSurvive: a directory that an archive mentions once, with
+// nothing in it, is there in the end wherever the extraction was taken up again;
+// one that came after the state is made anew.
+func TestEmptyDirectoriesSurvive(t *testing.T) {
+	archive := archiveOf(
+		member("empty/", tar.TypeDir, ""), member("deep/er/", tar.TypeDir, ""), file("a", "abc"),
+		member("later/", tar.TypeDir, ""), file("b", strings.Repeat("b", blockSize+1)), member("last/", tar.TypeDir, ""),
+	)
+	whole := t.TempDir()
+	if _, err := Extract(t.Context(), bytes.NewReader(archive), whole, ExtractOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want := survey(t, whole, "")
+	for n := range 2 {
+		dir, st := stopAt(t, archive, n)
+		// Whatever came after the state is there too.
+		for _, later := range []string{"later", "last"} {
+			_ = os.Mkdir(filepath.Join(dir, later), 0o700)
+		}
+		if _, err := Extract(t.Context(), bytes.NewReader(archive[st.Offset:]), dir, ExtractOptions{Resume: st}); err != nil {
+			t.Fatalf("from state %d: %v", n, err)
+		}
+		if got := survey(t, dir, ""); !equalMaps(got, want) {
+			t.Errorf("from state %d there is %q, want %q", n, got, want)
+		}
+	}
+	for name, dirs := range map[string][]string{"gone": {"empty", "gone"}, "a file": {"a"}, "outside": {"../x"}, "twice in other letters": {"empty", "EMPTY"}} {
+		dir, st := stopAt(t, archive, 0)
+		st.Dirs = dirs
+		if _, err := Extract(t.Context(), bytes.NewReader(archive[st.Offset:]), dir, ExtractOptions{Resume: st}); !errors.Is(err, ErrState) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSizesAroundBlocks: padding is found again wherever a file ends.
+func TestSizesAroundBlocks(t *testing.T) {
+	var parts [][]byte
+	for _, n := range []int{0, 1, 511, 512, 513, 1023, 1024, 1025} {
+		parts = append(parts, file(fmt.Sprint("f", n), strings.Repeat("x", n)))
+	}
+	archive := archiveOf(parts...)
+	all, want := states(t, archive)
+	for n := range all {
+		dir, st := stopAt(t, archive, n)
+		got, err := Extract(t.Context(), bytes.NewReader(archive[st.Offset:]), dir, ExtractOptions{Resume: st})
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("from state %d, at %d: %d files of %d, %v", n, st.Offset, len(got), len(want), err)
+		}
+		for _, f := range want {
+			if b, err := os.ReadFile(filepath.Join(dir, f.Name)); err != nil || sha256.Sum256(b) != f.SHA256 {
+				t.Errorf("from state %d: %s has %d bytes, %v", n, f.Name, len(b), err)
+			}
+		}
+	}
+	// A stream that is cut short is said to be so from every state.
+	for n := range all {
+		dir, st := stopAt(t, archive, n)
+		if _, err := Extract(t.Context(), bytes.NewReader(archive[st.Offset:len(archive)-1025]), dir, ExtractOptions{Resume: st}); !errors.Is(err, ErrTruncated) {
+			t.Errorf("from state %d, cut short: %v", n, err)
+		}
+	}
 }
