@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,5 +59,30 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("there is %v, %v", entries, err)
+	}
+}
+
+// The old copy of an interrupted replacement that cannot be put back is left
+// where it is: it may be the only one.
+func TestReplacedCopyThatCannotBePutBack(t *testing.T) {
+	s := sources(t)[0]
+	dir := t.TempDir()
+	replaced := filepath.Join(dir, "."+s.path.DirName()+".partial", "replaced")
+	if err := os.MkdirAll(replaced, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", replaced, "tmpfs", 0, "size=1m"); err != nil { // which nothing can rename
+		t.Skipf("SKIPPED: it takes the right to mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(replaced, unix.MNT_DETACH) })
+	old := filepath.Join(replaced, "old")
+	if err := os.WriteFile(old, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir)); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(old); err != nil {
+		t.Errorf("the old copy is gone: %v", err)
 	}
 }

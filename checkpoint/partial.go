@@ -107,12 +107,17 @@ func (p *partial) acquire(ctx context.Context, notice func(string)) error {
 func (p *partial) recover(target string) error {
 	// It was interrupted between taking the old directory away and putting the
 	// new one in its place.
-	if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+	switch _, err := os.Lstat(target); {
+	case errors.Is(err, fs.ErrNotExist):
 		if err := os.Rename(p.path(replacedName), target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-	} else if err := os.RemoveAll(p.path(replacedName)); err != nil {
+	case err != nil:
 		return err
+	default:
+		if err := os.RemoveAll(p.path(replacedName)); err != nil {
+			return err
+		}
 	}
 	b, err := os.ReadFile(p.path(stateName))
 	if err == nil && json.Unmarshal(b, &p.state) == nil && p.state.Format == partialFormat {
@@ -182,6 +187,8 @@ func (p *partial) finish(target string) error {
 
 func (p *partial) moveTo(target string) error {
 	if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+		// Of what appears there in this very moment, an empty directory is
+		// replaced, and anything else is an error.
 		return os.Rename(p.files(), target)
 	}
 	if durable.Exchange(p.files(), target) == nil {
@@ -202,7 +209,9 @@ func (p *partial) moveTo(target string) error {
 func (p *partial) close(done bool) error {
 	var err error
 	if done || p.state.Digest == "" || !p.hasBytes() {
-		for _, name := range []string{filesName, stateName, stateName + ".next", replacedName} {
+		// What was replaced is not among it: as long as it is there, it may be
+		// the only copy.
+		for _, name := range []string{filesName, stateName, stateName + ".next"} {
 			err = errors.Join(err, os.RemoveAll(p.path(name)))
 		}
 		// The lock goes last: whoever waits for it finds it gone and begins anew.
