@@ -180,6 +180,7 @@ type download struct {
 	force    bool
 	notice   func(string)
 	progress tracker
+	byDigest bool // the server gave a manifest
 }
 
 // restarts is how often a checkpoint may change while it is being fetched.
@@ -237,9 +238,15 @@ func (d *download) into(ctx context.Context, part *partial, target string) (Down
 		if ctx.Err() != nil || !errors.Is(err, transfer.ErrChanged) && !errors.Is(err, errStartOver) || try > restarts {
 			return Downloaded{}, err
 		}
-		d.notice("starting over: " + err.Error())
-		if err := part.clear(); err != nil {
-			return Downloaded{}, err
+		if !d.byDigest || errors.Is(err, errStartOver) {
+			d.notice("starting over: " + err.Error())
+			if err := part.clear(); err != nil {
+				return Downloaded{}, err
+			}
+		} else {
+			// The files are known by their digests, so what is there of them is
+			// what it should be, unless the manifest is another one now.
+			d.notice("reading the manifest again: " + err.Error())
 		}
 		d.progress.restart()
 	}
@@ -252,6 +259,10 @@ func (d *download) into(ctx context.Context, part *partial, target string) (Down
 		DigestsFromServer: got.Verified, Files: got.Files,
 	}
 	if err := m.write(part.files()); err != nil {
+		return Downloaded{}, err
+	}
+	// Somebody else, who knows nothing of our lock, may have been there.
+	if err := d.checkTarget(target); err != nil {
 		return Downloaded{}, err
 	}
 	if err := part.finish(target); err != nil {
@@ -268,7 +279,7 @@ var errStartOver = errors.New("what was downloaded before cannot be continued")
 func (d *download) fetch(ctx context.Context, part *partial) (files []File, verified bool, err error) {
 	if c, ok := d.client.(ManifestClient); ok {
 		m, err := c.Manifest(ctx, d.path)
-		if err == nil {
+		if d.byDigest = err == nil; d.byDigest {
 			files, err = d.fetchFiles(ctx, part, c, m)
 			return files, true, err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -51,7 +52,7 @@ func (d *disturbed) set(f fault, when func(int64) bool) {
 }
 
 func (d *disturbed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !strings.HasPrefix(r.URL.Path, "/tinkex/v1/files/") && !strings.HasPrefix(r.URL.Path, "/tar") {
+	if !strings.HasPrefix(r.URL.Path, "/tinkex/v1/files/") && !strings.HasPrefix(r.URL.Path, "/tinkex/v1/archives/") && !strings.HasPrefix(r.URL.Path, "/tar") {
 		d.next.ServeHTTP(w, r)
 		return
 	}
@@ -142,8 +143,23 @@ var faults = map[string]fault{
 	"redirect loop": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		http.Redirect(w, r, r.URL.RequestURI(), http.StatusFound)
 	},
+	"no such host": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		http.Redirect(w, r, "http://tinkex.invalid/", http.StatusFound)
+	},
+	"untrusted certificate": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		http.Redirect(w, r, untrusted(), http.StatusFound)
+	},
 	"hang up at once": func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) },
 }
+
+// untrusted starts, once, a server whose certificate nobody has reason to
+// trust.
+var untrusted = sync.OnceValue(func() string {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of the handshakes that fail
+	s.StartTLS()
+	return s.URL
+})
 
 // slowly is one answer after another, so that there is time to interrupt.
 func slowly() fault {
@@ -183,7 +199,14 @@ type source struct {
 
 // sources saves a checkpoint on a real server and serves it in every way.
 func sources(t *testing.T) []source {
-	srv := tinkextest.NewServer(t)
+	all, _ := sourcesOn(t, tinkextest.Options{})
+	return all
+}
+
+// sourcesOn is sources with options for the server, and the run's client.
+func sourcesOn(t *testing.T, opts tinkextest.Options) ([]source, *tinkex.TrainingClient) {
+	t.Helper()
+	srv := tinkextest.NewServerWith(t, opts)
 	target, err := url.Parse(srv.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +229,7 @@ func sources(t *testing.T) []source {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = svc.Close() })
-	path := bigCheckpoint(t, svc)
+	tc, path := bigCheckpoint(t, svc)
 	rest := svc.RestClient()
 	c, err := rest.GetCheckpoint(t.Context(), path)
 	if err != nil {
@@ -255,16 +278,22 @@ func sources(t *testing.T) []source {
 		})}
 		all = append(all, source{s.name, s.name == "tar", s.ranges, archiveAt(listen(h) + "/tar"), path, int64(len(s.content)), h})
 	}
-	return all
+	return all, tc
 }
 
 // bigCheckpoint is one of a few megabytes: tens of requests.
-func bigCheckpoint(t *testing.T, svc *tinkex.ServiceClient) tinkex.TinkerPath {
+func bigCheckpoint(t *testing.T, svc *tinkex.ServiceClient) (*tinkex.TrainingClient, tinkex.TinkerPath) {
 	t.Helper()
 	tc, err := svc.CreateLoRATrainingClient(t.Context(), tinkextest.BaseModel, tinkex.LoRAOptions{Rank: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tc, savedAgain(t, tc)
+}
+
+// savedAgain takes a step and saves what there is then under the same name.
+func savedAgain(t *testing.T, tc *tinkex.TrainingClient) tinkex.TinkerPath {
+	t.Helper()
 	text := []byte("something to learn")
 	weights := make([]float32, len(text)-1)
 	for i := range weights {
@@ -281,7 +310,7 @@ func bigCheckpoint(t *testing.T, svc *tinkex.ServiceClient) tinkex.TinkerPath {
 	if _, err := step.Await(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	saved, err := tc.SaveState(t.Context(), "big", tinkex.SaveOptions{}).Await(t.Context())
+	saved, err := tc.SaveState(t.Context(), "big", tinkex.SaveOptions{Overwrite: true}).Await(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,6 +432,8 @@ func survivable(s source, name string) bool {
 	switch name {
 	case "redirect loop":
 		return false // it never was one fault
+	case "untrusted certificate":
+		return false // whoever presents it may do worse
 	case "flipped byte":
 		return s.name == "manifest"
 	case "416":
@@ -613,6 +644,15 @@ func TestPartialDirectoryIsNotTrusted(t *testing.T) {
 				return err
 			}
 			return os.WriteFile(filepath.Join(p, "files", "adapter_config.json"), bytes.Repeat([]byte("x"), 1<<20), 0o600)
+		},
+		"files that are none": func(p, _ string) error {
+			return os.WriteFile(filepath.Join(p, "files"), []byte("x"), 0o600)
+		},
+		"the old copy, which was replaced long ago": func(p, _ string) error {
+			if err := os.WriteFile(filepath.Join(p, "state.json.next"), []byte("{"), 0o600); err != nil {
+				return err
+			}
+			return os.Mkdir(filepath.Join(p, "files"), 0o700)
 		},
 		"a directory that was being replaced": func(p, target string) error {
 			// Interrupted between the two renames: what was there comes back, and
