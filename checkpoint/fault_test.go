@@ -35,6 +35,7 @@ type fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
 // those, go through a fault.
 type disturbed struct {
 	next http.Handler
+	host string // where it listens
 	// when decides about the n-th of those requests, counted from 1.
 	when  func(n int64) bool
 	fault fault
@@ -109,7 +110,7 @@ var faults = map[string]fault{
 	"stall": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := record(r, next)
 		copyHead(w, rec)
-		_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+		_, _ = w.Write(rec.Body.Bytes()[:min(1000, rec.Body.Len())])
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	},
@@ -218,9 +219,10 @@ func sourcesOn(t *testing.T, opts tinkextest.Options) ([]source, *tinkex.Trainin
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}}
-	listen := func(h http.Handler) string {
+	listen := func(h *disturbed) string {
 		s := httptest.NewServer(h)
 		t.Cleanup(s.Close)
+		h.host = s.Listener.Addr().String()
 		s.Config.ErrorLog = nil
 		return s.URL
 	}
@@ -356,6 +358,7 @@ func visible(t *testing.T, dir string) (names []string) {
 // complete and verified directory, or with an error that names the checkpoint
 // and with nothing to be seen; and the next download, undisturbed, succeeds.
 func TestFaultMatrix(t *testing.T) {
+	t.Parallel()
 	var ok, failed, continued atomic.Int64
 	t.Cleanup(func() {
 		t.Logf("fault matrix: %d downloads in spite of a fault, %d failed with a clear error and succeeded undisturbed, %d of these without fetching everything again",
@@ -367,62 +370,65 @@ func TestFaultMatrix(t *testing.T) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	var side sync.WaitGroup // the sources side by side, however few processors there are: they wait most of the time
+	defer side.Wait()
 	for _, s := range all {
-		t.Run(s.name, func(t *testing.T) {
-			t.Parallel() // the sources; the faults of one take turns
-			for _, name := range names {
-				f := faults[name]
-				if name == "flipped byte" {
-					f = flipped(20) // of a tar, in the first header
-				}
-				for _, once := range []bool{true, false} {
-					if testing.Short() && !once && (name == "stall" || name == "slow drip") {
-						continue // three times the wait
+		side.Go(func() {
+			t.Run(s.name, func(t *testing.T) {
+				for _, name := range names {
+					f := faults[name]
+					if name == "flipped byte" {
+						f = flipped(20) // of a tar, in the first header
 					}
-					when, label := func(n int64) bool { return n >= 3 }, name+", for ever"
-					if once {
-						when, label = func(n int64) bool { return n == 3 }, name+", once"
-					}
-					if !s.ranges || name == "flipped byte" && s.name != "manifest" {
-						first := when
-						when = func(n int64) bool { return first(n + 2) } // from the first request on
-					}
-					t.Run(label, func(t *testing.T) {
-						s.server.set(f, when)
-						dir := t.TempDir()
-						d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
-						target := filepath.Join(dir, s.path.DirName())
-						if err == nil {
-							if !once && s.ranges {
-								t.Errorf("succeeded in spite of a fault that never ends, after %d requests", s.server.n.Load())
+					for _, once := range []bool{true, false} {
+						if testing.Short() && !once && (name == "stall" || name == "slow drip") {
+							continue // three times the wait
+						}
+						when, label := func(n int64) bool { return n >= 3 }, name+", for ever"
+						if once {
+							when, label = func(n int64) bool { return n == 3 }, name+", once"
+						}
+						if !s.ranges || name == "flipped byte" && s.name != "manifest" {
+							first := when
+							when = func(n int64) bool { return first(n + 2) } // from the first request on
+						}
+						t.Run(label, func(t *testing.T) {
+							s.server.set(f, when)
+							dir := t.TempDir()
+							d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+							target := filepath.Join(dir, s.path.DirName())
+							if err == nil {
+								if !once && s.ranges {
+									t.Errorf("succeeded in spite of a fault that never ends, after %d requests", s.server.n.Load())
+								}
+								ok.Add(1)
+								intact(t, target, d.Files)
+								onlyEntry(t, dir, s.path.DirName())
+								return
 							}
-							ok.Add(1)
+							if once && survivable(s, name) {
+								t.Errorf("one fault was too much: %v", err)
+							}
+							failed.Add(1)
+							if !strings.Contains(err.Error(), "download "+s.path.String()) {
+								t.Errorf("the error does not say of what: %v", err)
+							}
+							if v := visible(t, dir); v != nil {
+								t.Errorf("after %v there is %v", err, v)
+							}
+							s.server.set(nil, nil)
+							if d, err = checkpoint.Download(t.Context(), s.client, s.path, hasty(dir)); err != nil {
+								t.Fatalf("undisturbed: %v", err)
+							}
 							intact(t, target, d.Files)
 							onlyEntry(t, dir, s.path.DirName())
-							return
-						}
-						if once && survivable(s, name) {
-							t.Errorf("one fault was too much: %v", err)
-						}
-						failed.Add(1)
-						if !strings.Contains(err.Error(), "download "+s.path.String()) {
-							t.Errorf("the error does not say of what: %v", err)
-						}
-						if v := visible(t, dir); v != nil {
-							t.Errorf("after %v there is %v", err, v)
-						}
-						s.server.set(nil, nil)
-						if d, err = checkpoint.Download(t.Context(), s.client, s.path, hasty(dir)); err != nil {
-							t.Fatalf("undisturbed: %v", err)
-						}
-						intact(t, target, d.Files)
-						onlyEntry(t, dir, s.path.DirName())
-						if s.server.bytes.Load() < s.size {
-							continued.Add(1)
-						}
-					})
+							if s.server.bytes.Load() < s.size {
+								continued.Add(1)
+							}
+						})
+					}
 				}
-			}
+			})
 		})
 	}
 }
