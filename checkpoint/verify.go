@@ -84,9 +84,9 @@ type Verification struct {
 	Bytes   int64 // in them
 
 	Missing []string
-	Changed []Fault // another size or digest than the manifest's
+	Changed []Fault // another size or digest than the manifest's, or no file
 	Extra   []string
-	Damaged []Fault // safetensors headers that do not agree with their files
+	Damaged []Fault // wrong whatever the manifest says: safetensors headers that do not agree with their files
 }
 
 // DigestSource is where the digests that files are compared with come from.
@@ -190,7 +190,14 @@ func (v *Verification) compare(ctx context.Context, m savedManifest, present []s
 		g.Go(func() error {
 			out := &faults[i]
 			size, sum, err := digestOf(ctx, filepath.Join(v.Dir, filepath.FromSlash(name)))
-			if err != nil {
+			switch {
+			case errors.Is(err, errNotPlain) && known:
+				out.changed = err.Error()
+				return nil
+			case errors.Is(err, errNotPlain):
+				out.damaged = err.Error()
+				return nil
+			case err != nil:
 				return err
 			}
 			out.size, out.checked = size, true
@@ -225,14 +232,17 @@ func (v *Verification) compare(ctx context.Context, m savedManifest, present []s
 	return nil
 }
 
-// digestOf reads a file. What is not a plain file is not followed.
+var errNotPlain = errors.New("it is not a plain file")
+
+// digestOf reads a file. What is not a plain file is errNotPlain: links are not
+// followed.
 func digestOf(ctx context.Context, path string) (int64, string, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return 0, "", err
 	}
 	if !info.Mode().IsRegular() {
-		return 0, "", fmt.Errorf("%s is not a plain file", path)
+		return 0, "", errNotPlain
 	}
 	f, err := os.Open(path)
 	if err != nil {

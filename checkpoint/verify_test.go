@@ -84,7 +84,12 @@ func TestVerify(t *testing.T) {
 		"a link in a file's place": {
 			both(remove("adapter_config.json"), func(dir string) error {
 				return os.Symlink(filepath.Join(dir, "checkpoint_complete"), filepath.Join(dir, "adapter_config.json"))
-			}), "", "", "not a plain file",
+			}), "changed adapter_config.json: it is not a plain file", checkpoint.DigestsFromServer, "",
+		},
+		"a link and no manifest": {
+			both(remove(checkpoint.ManifestFile), remove("adapter_config.json"), func(dir string) error {
+				return os.Symlink(filepath.Join(dir, "checkpoint_complete"), filepath.Join(dir, "adapter_config.json"))
+			}), "damaged adapter_config.json: it is not a plain file", checkpoint.NoDigests, "",
 		},
 		"not a checkpoint": {func(dir string) error {
 			if err := os.RemoveAll(dir); err != nil {

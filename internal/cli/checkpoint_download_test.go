@@ -154,7 +154,7 @@ func TestVerifyExitCodes(t *testing.T) {
 				return err
 			}
 			return os.Symlink("checkpoint_complete", filepath.Join(dir, "adapter_config.json"))
-		}, exitFailed, nil, []string{"not a plain file"}, []string{`"failed": [`, "not a plain file"}},
+		}, exitFailed, []string{"NOT INTACT", "changed  adapter_config.json: it is not a plain file"}, []string{"--force"}, []string{`"changed": [`, `"reason": "it is not a plain file"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := t.TempDir()
