@@ -286,6 +286,10 @@ func (d *download) fetch(ctx context.Context, part *partial) (files []File, veri
 		if !noManifest(err) {
 			return nil, false, err
 		}
+		var e *tinkex.Error
+		if errors.As(err, &e) && e.Status == 0 {
+			d.notice("the archive is fetched instead of the files, without digests: " + err.Error())
+		}
 	}
 	files, err = d.fetchArchive(ctx, part)
 	return files, false, err

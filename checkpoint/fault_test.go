@@ -571,6 +571,25 @@ func (c *countingManifests) Manifest(ctx context.Context, path tinkex.TinkerPath
 	return m, err
 }
 
+// nonsense is a client of a server whose manifests make no sense.
+type nonsense struct{ archiveAt }
+
+func (nonsense) Manifest(context.Context, tinkex.TinkerPath) (tinkex.Manifest, error) {
+	return tinkex.Manifest{}, &tinkex.Error{Category: tinkex.CategoryServer, Message: "the server's manifest makes no sense"}
+}
+
+// Without its digests a download is worth less, and says so.
+func TestUnusableManifestIsTold(t *testing.T) {
+	s := sources(t)[1]
+	var notices []string
+	opts := hasty(t.TempDir())
+	opts.Notice = func(_ tinkex.TinkerPath, m string) { notices = append(notices, m) }
+	d, err := checkpoint.Download(t.Context(), nonsense{s.client.(archiveAt)}, s.path, opts)
+	if err != nil || d.Verified || len(notices) != 1 || !strings.Contains(notices[0], "without digests: the server's manifest makes no sense") {
+		t.Errorf("downloaded %+v, %v, notices %q", d, err, notices)
+	}
+}
+
 // Two at once take turns: both are served, and nothing is mixed.
 func TestDownloadsOfTheSameTakeTurns(t *testing.T) {
 	s := sources(t)[0]
