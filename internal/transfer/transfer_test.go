@@ -298,42 +298,35 @@ func anotherRange(only func(int) bool) func(*remote) faultFunc {
 	}
 }
 
-func retag(n int) func(*remote) faultFunc {
+// replaced serves something else from the n-th request on.
+func replaced(n int, by func(s *remote) *remote) func(*remote) faultFunc {
 	return func(s *remote) faultFunc {
 		return func(i int, w http.ResponseWriter, r *http.Request) bool {
 			if i < n {
 				return false
 			}
-			(&remote{content: s.content, etag: `"b"`, noRanges: s.noRanges}).plain(w, r)
+			by(s).plain(w, r)
 			return true
 		}
 	}
+}
+
+func retag(n int) func(*remote) faultFunc {
+	return replaced(n, func(s *remote) *remote {
+		return &remote{content: s.content, etag: `"b"`, noRanges: s.noRanges}
+	})
 }
 
 func resize(n int) func(*remote) faultFunc {
-	return func(s *remote) faultFunc {
-		return func(i int, w http.ResponseWriter, r *http.Request) bool {
-			if i < n {
-				return false
-			}
-			(&remote{content: append(s.content[:len(s.content):len(s.content)], 1)}).plain(w, r)
-			return true
-		}
-	}
+	return replaced(n, func(s *remote) *remote { return &remote{content: append(bytes.Clone(s.content), 1)} })
 }
 
 func rewrite(n int) func(*remote) faultFunc {
-	return func(s *remote) faultFunc {
-		return func(i int, w http.ResponseWriter, r *http.Request) bool {
-			if i < n {
-				return false
-			}
-			changed := bytes.Clone(s.content)
-			changed[100] ^= 1
-			(&remote{content: changed, noRanges: true}).plain(w, r)
-			return true
-		}
-	}
+	return replaced(n, func(s *remote) *remote {
+		changed := bytes.Clone(s.content)
+		changed[100] ^= 1
+		return &remote{content: changed, noRanges: true}
+	})
 }
 
 func shorter() func(*remote) faultFunc {
