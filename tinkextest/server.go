@@ -55,7 +55,7 @@ func NewServer(t testing.TB) *Server { return NewServerWith(t, Options{}) }
 func NewServerWith(t testing.TB, opts Options) *Server {
 	t.Helper()
 	n, err := node.Open(context.Background(), node.Options{
-		DataDir: opts.DataDir, Version: tinkex.Version, Logger: opts.Logger, Now: opts.Now,
+		Stores: node.Stores{DataDir: opts.DataDir}, Version: tinkex.Version, Logger: opts.Logger, Now: opts.Now,
 		PollTimeout: opts.PollTimeout, URLTTL: opts.URLTTL, SessionTimeout: opts.SessionTimeout,
 	})
 	if err != nil {

@@ -24,13 +24,14 @@ import (
 
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/blobstore/blobstoretest"
+	"github.com/tinkex/tinkex/internal/s3test"
 )
 
 // TestMain lets the test binary be a second process that uses a store.
 func TestMain(m *testing.M) {
 	switch dir := os.Getenv("BLOBSTORE_TEST_DIR"); os.Getenv("BLOBSTORE_TEST_ROLE") {
 	case "":
-		os.Exit(m.Run())
+		os.Exit(s3test.Run(m))
 	case "commit":
 		commitForEver(dir)
 	case "recommit":

@@ -145,6 +145,7 @@ See what you have:            tinkex checkpoint list`,
 		a.duCommand(),
 		a.fsckCommand(),
 		a.gcCommand(),
+		a.migrateCommand(),
 		a.versionCommand(),
 	)
 	root.CompletionOptions.HiddenDefaultCmd = false

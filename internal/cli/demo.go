@@ -135,7 +135,7 @@ func (s *story) startServer() (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := node.Open(s.ctx, node.Options{DataDir: data, Version: tinkex.Version, Logger: s.logger()})
+	n, err := node.Open(s.ctx, node.Options{Stores: node.Stores{DataDir: data}, Version: tinkex.Version, Logger: s.logger()})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(data))
 	}

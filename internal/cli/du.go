@@ -10,6 +10,7 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/node"
 	"github.com/tinkex/tinkex/internal/server"
 )
 
@@ -104,7 +105,7 @@ func (a *app) usageFrom(ctx context.Context, by tinkex.UsageBy, dataDir string) 
 			return u, err
 		}, func() { _ = client.Close() }, nil
 	}
-	s, err := openStores(ctx, dataDir)
+	s, err := openStores(ctx, node.Stores{DataDir: dataDir})
 	if err != nil {
 		return nil, nil, err
 	}

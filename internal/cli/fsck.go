@@ -11,10 +11,11 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/internal/fsck"
+	"github.com/tinkex/tinkex/internal/node"
 )
 
 type fsckFlags struct {
-	dataDir string
+	storeFlags
 	quick   bool
 	repair  bool
 	discard []string
@@ -51,7 +52,7 @@ Exit status: 0 clean; 1 faults were found, repaired or not, or looking failed;
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fsck(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&f.dataDir, "data-dir", defaultDataDir(), "the server's data directory")
+	f.add(cmd.Flags(), true)
 	cmd.Flags().BoolVar(&f.quick, "quick", false, "compare sizes, and read only blobs whose size is wrong")
 	cmd.Flags().BoolVar(&f.repair, "repair", false, "put aside what is damaged, correct what can be proven, bring back what is whole again")
 	cmd.Flags().StringArrayVar(&f.discard, "discard", nil, "give up a checkpoint in quarantine, for good: its tinker path; may be repeated")
@@ -59,7 +60,11 @@ Exit status: 0 clean; 1 faults were found, repaired or not, or looking failed;
 }
 
 func (a *app) fsck(ctx context.Context, f fsckFlags) (err error) {
-	s, err := openStores(ctx, f.dataDir)
+	where, err := f.stores()
+	if err != nil {
+		return err
+	}
+	s, err := openStores(ctx, where)
 	if err != nil {
 		return err
 	}
@@ -81,7 +86,7 @@ func (a *app) fsck(ctx context.Context, f fsckFlags) (err error) {
 	if a.format == "json" {
 		err = a.printJSON(r)
 	} else {
-		err = a.printFsck(r, f)
+		err = a.printFsck(r, f, where)
 	}
 	if err == nil && !r.Clean() {
 		err = errSilent
@@ -123,7 +128,7 @@ func (a *app) discard(ctx context.Context, s *stores, paths []string) error {
 // shownCheckpoints bounds how many sufferers of one fault are shown to people.
 const shownCheckpoints = 10
 
-func (a *app) printFsck(r fsck.Report, f fsckFlags) error {
+func (a *app) printFsck(r fsck.Report, f fsckFlags, where node.Stores) error {
 	for _, fault := range r.Faults {
 		if err := a.printFault(fault); err != nil {
 			return err
@@ -135,7 +140,7 @@ func (a *app) printFsck(r fsck.Report, f fsckFlags) error {
 		}
 	}
 	for _, z := range r.Quarantined {
-		if err := a.printQuarantined(z, f.dataDir); err != nil {
+		if err := a.printQuarantined(z, where); err != nil {
 			return err
 		}
 	}
@@ -191,11 +196,14 @@ func (a *app) printFault(f fsck.Fault) error {
 	return a.printIndented(string(f.Kind)+": "+f.What, lines)
 }
 
-func (a *app) printQuarantined(z fsck.Quarantined, dataDir string) error {
+func (a *app) printQuarantined(z fsck.Quarantined, where node.Stores) error {
 	lines := []string{"since       " + exactTime(z.Since) + ": " + z.Reason}
 	for _, m := range z.Missing {
-		place := filepath.Join(dataDir, "blobs", "sha256", m.SHA256[:2], m.SHA256)
-		lines = append(lines, fmt.Sprintf("needs       %s, %d bytes, at %s", m.Name, m.Size, place))
+		place := "at " + filepath.Join(where.DataDir, blobsDir, "sha256", m.SHA256[:2], m.SHA256)
+		if where.Blobs != "" {
+			place = "SHA-256 " + m.SHA256 + ": save or import it again"
+		}
+		lines = append(lines, fmt.Sprintf("needs       %s, %d bytes, %s", m.Name, m.Size, place))
 	}
 	switch {
 	case z.Obstacle != "":

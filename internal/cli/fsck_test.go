@@ -82,7 +82,7 @@ func (s *ownServer) save(run int, name string) {
 // blob is the place of a checkpoint's file.
 func (s *ownServer) blob(run int, kind metastore.Kind, file string) string {
 	s.t.Helper()
-	meta, err := node.OpenMeta(s.t.Context(), s.dir)
+	meta, err := node.Stores{DataDir: s.dir}.OpenMeta(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}

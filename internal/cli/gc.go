@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tinkex/tinkex/internal/node"
 	"github.com/tinkex/tinkex/internal/registry"
 )
 
@@ -15,15 +16,15 @@ const leastGrace = time.Minute
 
 func (a *app) gcCommand() *cobra.Command {
 	var (
-		dataDir string
-		grace   time.Duration
-		dryRun  bool
+		f      storeFlags
+		grace  time.Duration
+		dryRun bool
 	)
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Remove stored bytes that no checkpoint refers to",
 		Long: `Remove the blobs that no checkpoint, checkpoint in quarantine or upload refers to
-from the data directory of a server of your own. The server does so by itself
+from the stores of a server of your own. The server does so by itself
 every hour; the command works beside it.
 
 A save writes its blobs before the checkpoint that refers to them, so blobs
@@ -39,23 +40,27 @@ With -f json the answer is {"dry_run", "blobs", "bytes", "kept_blobs",
 			if grace < 0 {
 				return usagef("--grace: %v is negative", grace)
 			}
-			return a.gc(cmd.Context(), dataDir, grace, dryRun)
+			where, err := f.stores()
+			if err != nil {
+				return err
+			}
+			return a.gc(cmd.Context(), where, grace, dryRun)
 		},
 	}
-	cmd.Flags().StringVar(&dataDir, "data-dir", defaultDataDir(), "the server's data directory")
+	f.add(cmd.Flags(), true)
 	cmd.Flags().DurationVar(&grace, "grace", registry.DefaultGCGrace, "how old a blob must be to be removed; more than a save takes")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would be removed and remove nothing")
 	return cmd
 }
 
-func (a *app) gc(ctx context.Context, dataDir string, grace time.Duration, dryRun bool) (err error) {
-	s, err := openStores(ctx, dataDir)
+func (a *app) gc(ctx context.Context, where node.Stores, grace time.Duration, dryRun bool) (err error) {
+	s, err := openStores(ctx, where)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if grace < leastGrace && !dryRun {
-		release, err := keepServersOut(dataDir)
+		release, err := keepServersOut(where)
 		if err != nil {
 			return usagef("--grace: %v is less than %v, which could take the bytes of a save in progress: %v", grace, leastGrace, err)
 		}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/internal/metastore"
-	"github.com/tinkex/tinkex/internal/node"
 	"github.com/tinkex/tinkex/internal/server"
 )
 
@@ -22,16 +21,21 @@ func (a *app) keyCommand() *cobra.Command {
 		Use:   "key",
 		Short: "Manage the keys of a server of your own",
 		Long: `Manage the API keys of a server of your own. The commands work on its data
-directory, beside a running server too, which follows within seconds.
+directory or database, beside a running server too, which follows within
+seconds.
 
 From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
 	}
-	var dataDir string
-	cmd.PersistentFlags().StringVar(&dataDir, "data-dir", defaultDataDir(), "the server's data directory")
-	// withMeta runs a command with the data directory's metadata open.
+	var f storeFlags
+	f.add(cmd.PersistentFlags(), false)
+	// withMeta runs a command with the server's metadata open.
 	withMeta := func(do func(ctx context.Context, meta metastore.Store, args []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
-			meta, err := node.OpenMeta(cmd.Context(), dataDir)
+			stores, err := f.stores()
+			if err != nil {
+				return err
+			}
+			meta, err := stores.OpenMeta(cmd.Context())
 			if err != nil {
 				return err
 			}

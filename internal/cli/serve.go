@@ -25,8 +25,8 @@ import (
 const shutdownGrace = 30 * time.Second
 
 type serveFlags struct {
+	storeFlags
 	addr      string
-	dataDir   string
 	models    []string
 	publicURL string
 	logFormat string
@@ -41,7 +41,12 @@ func (a *app) serveCommand() *cobra.Command {
 Go SDK work against it unchanged: point TINKER_BASE_URL at the URL it prints.
 
 Everything is kept in the data directory: metadata in SQLite, checkpoints as
-content-addressed files. Without --model the server offers tinkex/tiny, a small
+content-addressed files. --db keeps the metadata in a PostgreSQL database
+instead, --blobs the files in a bucket of S3 or a service like it; passwords
+and keys belong into the environment (PGPASSWORD, AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY, ...) or, with the whole URL, into TINKEX_DB.
+
+Without --model the server offers tinkex/tiny, a small
 model of random weights that trains in milliseconds; --model NAME=DIR offers a
 Hugging Face directory (Llama or Qwen3 architecture) and may be repeated.
 
@@ -55,7 +60,7 @@ The server's URL is printed to standard output once it accepts connections.
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), f) },
 	}
 	cmd.Flags().StringVar(&f.addr, "addr", "127.0.0.1:8484", "address to listen on; port 0 takes a free one")
-	cmd.Flags().StringVar(&f.dataDir, "data-dir", defaultDataDir(), "where everything is kept")
+	f.add(cmd.Flags(), true)
 	cmd.Flags().StringArrayVar(&f.models, "model", nil, "offer a base model: NAME=DIR")
 	cmd.Flags().StringVar(&f.publicURL, "public-url", "", "URL that clients reach the server under (default: as each request says)")
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "log format: text or json")
@@ -81,8 +86,12 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return usagef("--addr: %v; expected HOST:PORT", err)
 	}
 
+	stores, err := f.stores()
+	if err != nil {
+		return err
+	}
 	n, err := node.Open(ctx, node.Options{
-		DataDir: f.dataDir, Models: models, PublicURL: f.publicURL, Version: tinkex.Version, Logger: log,
+		Stores: stores, Models: models, PublicURL: f.publicURL, Version: tinkex.Version, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -100,7 +109,11 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 			return err
 		}
 		if len(keys) == 0 {
-			return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (tinkex key create --data-dir %s), or listen on 127.0.0.1.", f.addr, f.dataDir)
+			create := "tinkex key create --data-dir " + f.dataDir
+			if stores.DB != "" {
+				create = "tinkex key create with the same --db or TINKEX_DB"
+			}
+			return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (%s), or listen on 127.0.0.1.", f.addr, create)
 		}
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", f.addr)
@@ -111,7 +124,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err := a.announce(addr); err != nil {
 		return err
 	}
-	log.Info("serving", "url", addr, "data_dir", f.dataDir)
+	meta, blobs := stores.Describe()
+	log.Info("serving", "url", addr, "metadata", meta, "blobs", blobs)
 	srv := &http.Server{
 		Handler: n, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

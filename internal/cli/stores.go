@@ -24,23 +24,38 @@ type stores struct {
 
 const (
 	metaFile = "tinkex.db"   // a server's metadata, in its data directory
+	blobsDir = "blobs"       // its blobs, there too
 	lockFile = "server.lock" // which a running server holds
 )
 
-// openStores opens the stores in a data directory. Unlike a server it makes
-// none: an empty one would be found to be in good order.
-func openStores(ctx context.Context, dataDir string) (*stores, error) {
-	if _, err := os.Stat(filepath.Join(dataDir, metaFile)); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, usagef("--data-dir: there is no %s in %s: expected the directory that tinkex serve keeps its data in", metaFile, dataDir)
+// openStores opens the stores of a server. Unlike a server it makes none: an
+// empty one would be found to be in good order, and one of two that do not
+// belong together to have lost everything.
+func openStores(ctx context.Context, where node.Stores) (*stores, error) {
+	for _, part := range []struct {
+		elsewhere  bool
+		name, flag string
+	}{
+		{where.DB != "", metaFile, "--db"},
+		{where.Blobs != "", blobsDir, "--blobs"},
+	} {
+		if part.elsewhere {
+			continue
 		}
-		return nil, err
+		_, err := os.Stat(filepath.Join(where.DataDir, part.name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, usagef("--data-dir: there is no %s in %s: expected the directory that tinkex serve keeps its data in, or %s as the server has it",
+				part.name, where.DataDir, part.flag)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	meta, err := node.OpenMeta(ctx, dataDir)
+	meta, err := where.OpenMeta(ctx)
 	if err != nil {
 		return nil, err
 	}
-	blobs, err := blobstore.OpenFolder(dataDir)
+	blobs, err := where.OpenBlobs(ctx)
 	if err != nil {
 		return nil, errors.Join(err, meta.Close())
 	}
@@ -49,9 +64,13 @@ func openStores(ctx context.Context, dataDir string) (*stores, error) {
 
 func (s *stores) close() error { return errors.Join(s.blobs.Close(), s.meta.Close()) }
 
-// keepServersOut makes sure that no server has the data directory, and that
-// none gets it before release is called.
-func keepServersOut(dataDir string) (release func(), err error) {
+// keepServersOut makes sure that no server has the stores, and that none gets
+// them before release is called.
+func keepServersOut(where node.Stores) (release func(), err error) {
+	if where.DB != "" {
+		return nil, errors.New("whether a server uses a database cannot be told")
+	}
+	dataDir := where.DataDir
 	l := flock.New(filepath.Join(dataDir, lockFile))
 	locked, err := l.TryLock()
 	if err == nil && !locked {

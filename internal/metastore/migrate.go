@@ -39,8 +39,7 @@ func (s *store) migrate(ctx context.Context, with goose.Dialect) error {
 		case err != nil && (n > attempts || !busy(err)):
 			return err
 		case err == nil && version > target:
-			return fmt.Errorf("the schema is at version %d, newer than the %d this program knows: use a newer tinkex, "+
-				"or restore a copy made before the upgrade", version, target)
+			return newer(version, target)
 		case err == nil && version == target:
 			return nil
 		case n > attempts:
@@ -62,6 +61,12 @@ func (s *store) migrate(ctx context.Context, with goose.Dialect) error {
 	}
 }
 
+// newer explains why a database cannot be used.
+func newer(version, target int64) error {
+	return fmt.Errorf("the schema is at version %d, newer than the %d this program knows: use a newer tinkex, "+
+		"or restore a copy made before the upgrade", version, target)
+}
+
 func (s *store) apply(ctx context.Context, with goose.Dialect, dir fs.FS) error {
 	p, err := goose.NewProvider(with, s.w, dir,
 		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
@@ -74,9 +79,12 @@ func (s *store) apply(ctx context.Context, with goose.Dialect, dir fs.FS) error 
 
 // version is that of the database's schema, 0 if it has none yet.
 func (s *store) version(ctx context.Context) (v int64, err error) {
-	q := queries{s.w, s.dialect}
+	return schemaVersion(ctx, queries{s.w, s.dialect})
+}
+
+func schemaVersion(ctx context.Context, q queries) (v int64, err error) {
 	var has int
-	err = q.row(ctx, s.dialect.hasTable, versionTable).Scan(&has)
+	err = q.row(ctx, q.dialect.hasTable, versionTable).Scan(&has)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
@@ -101,4 +109,33 @@ func newest(dir fs.FS) (v int64, err error) {
 		v = max(v, n)
 	}
 	return v, nil
+}
+
+// Schema says how far a database's schema is.
+type Schema struct {
+	Where   string // the database, without secrets
+	Version int64  // 0 if it has none yet
+	Target  int64  // what this program brings it to
+}
+
+// Check is the error that opening the database would meet.
+func (s Schema) Check() error {
+	if s.Version > s.Target {
+		return fmt.Errorf("metadata in %s: %w", s.Where, newer(s.Version, s.Target))
+	}
+	return nil
+}
+
+// schema reads how far the schema is and changes nothing.
+func (s *store) schema(ctx context.Context) (Schema, error) {
+	dir, err := fs.Sub(migrations, path.Join("migrations", s.dialect.name))
+	if err != nil {
+		return Schema{}, err
+	}
+	at := Schema{Where: s.where}
+	if at.Target, err = newest(dir); err != nil || s.r == nil {
+		return at, err
+	}
+	at.Version, err = schemaVersion(ctx, s.query())
+	return at, s.explain(err)
 }

@@ -18,10 +18,36 @@ import (
 // connections is how many connections a server has to PostgreSQL at most.
 const connections = 16
 
+// connectTime is how long a connection may take unless the URL says
+// (connect_timeout): the system's own limit is minutes.
+const connectTime = 10 * time.Second
+
 // OpenPostgres opens the metadata in a PostgreSQL database, given as a URL or
 // as keywords and values (https://www.postgresql.org/docs/current/libpq-connect.html).
 // Any number of processes may use the same database.
 func OpenPostgres(ctx context.Context, dsn string) (Store, error) {
+	s, err := connectPostgres(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.migrate(ctx, goose.DialectPostgres); err != nil {
+		_ = s.w.Close()
+		return nil, fmt.Errorf("open metadata in %s: %w", s.where, err)
+	}
+	return s, nil
+}
+
+// PostgresSchema says how far the schema of a database is. It changes nothing.
+func PostgresSchema(ctx context.Context, dsn string) (Schema, error) {
+	s, err := connectPostgres(dsn)
+	if err != nil {
+		return Schema{}, err
+	}
+	defer s.w.Close()
+	return s.schema(ctx)
+}
+
+func connectPostgres(dsn string) (*store, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open metadata in PostgreSQL: %w", err)
@@ -29,11 +55,14 @@ func OpenPostgres(ctx context.Context, dsn string) (Store, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "tinkex"
 	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTime
+	}
 	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(readInOrder))
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	s := &store{
+	return &store{
 		dialect: dialect{
 			name:     "postgres",
 			numbered: true,
@@ -46,12 +75,7 @@ func OpenPostgres(ctx context.Context, dsn string) (Store, error) {
 		r:         db,
 		blockSize: blockSize,
 		check:     func() error { return nil },
-	}
-	if err := s.migrate(ctx, goose.DialectPostgres); err != nil {
-		_ = db.Close()
-		return nil, fmt.Errorf("open metadata in %s: %w", s.where, err)
-	}
-	return s, nil
+	}, nil
 }
 
 // readInOrder keeps the planner from reading whole lists for the sake of one

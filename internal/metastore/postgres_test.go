@@ -2,8 +2,6 @@ package metastore_test
 
 import (
 	"context"
-	"crypto/rand"
-	"database/sql"
 	"net/url"
 	"os"
 	"strings"
@@ -11,44 +9,15 @@ import (
 
 	"github.com/tinkex/tinkex/internal/metastore"
 	"github.com/tinkex/tinkex/internal/metastore/metastoretest"
+	"github.com/tinkex/tinkex/internal/pgtest"
 )
 
-// postgresSchemas gives every test a schema of its own in the database that
-// TINKEX_TEST_POSTGRES names.
-func postgresSchemas(t testing.TB) *places {
-	server := os.Getenv("TINKEX_TEST_POSTGRES")
-	if server == "" {
-		const what = "POSTGRESQL IS NOT TESTED: set TINKEX_TEST_POSTGRES to the URL of a database to test it in"
-		if os.Getenv("TINKEX_REQUIRE_POSTGRES") != "" {
-			t.Fatal(what)
-		}
-		t.Skip(what)
-	}
-	return &places{func(t testing.TB) string { return newSchema(t, server) }, map[string]string{}}
-}
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
-func newSchema(t testing.TB, server string) (dsn string) {
-	schema := "test_" + strings.ToLower(rand.Text())
-	admin := func(query string) {
-		db, err := sql.Open("pgx", server)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
-		if _, err := db.Exec(query); err != nil {
-			t.Fatal(err)
-		}
-	}
-	admin(`CREATE SCHEMA ` + schema)
-	t.Cleanup(func() { admin(`DROP SCHEMA ` + schema + ` CASCADE`) })
-	u, err := url.Parse(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := u.Query()
-	q.Set("search_path", schema)
-	u.RawQuery = q.Encode()
-	return u.String()
+// postgresSchemas gives every test a schema of its own.
+func postgresSchemas(t testing.TB) *places {
+	pgtest.Server(t)
+	return &places{func(t testing.TB) string { return pgtest.Schema(t) }, map[string]string{}}
 }
 
 func openPostgres(t testing.TB, dsn string) metastore.Store {
@@ -87,6 +56,12 @@ func TestPostgresNewer(t *testing.T) {
 			t.Errorf("error is %v, want it to say %q", err, says)
 		}
 	}
+}
+
+func TestPostgresSchema(t *testing.T) {
+	dsn := postgresSchemas(t).of(t)
+	testSchema(t, func() (metastore.Schema, error) { return metastore.PostgresSchema(t.Context(), dsn) },
+		func() metastore.Store { return openPostgres(t, dsn) })
 }
 
 func TestPostgresOpenTogether(t *testing.T) {

@@ -23,7 +23,39 @@ const readers = 4
 // there, in a directory that must be. Any number of processes may have the
 // file open. ":memory:" is a store of its own that lasts until it is closed.
 func OpenSQLite(ctx context.Context, path string) (Store, error) {
-	s := &store{
+	s := newSQLite(path)
+	if err := s.openSQLite(ctx, path); err != nil {
+		if s.w != nil {
+			_ = s.Close()
+		}
+		return nil, fmt.Errorf("open metadata in %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// SQLiteSchema says how far the schema of a file is. It changes nothing: a
+// file that is not there is at version 0.
+func SQLiteSchema(ctx context.Context, path string) (Schema, error) {
+	s := newSQLite(path)
+	abs, err := filepath.Abs(path)
+	if err == nil {
+		_, err = os.Stat(abs)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s.schema(ctx)
+	case err != nil:
+		return Schema{}, s.explain(err)
+	}
+	if s.r, err = sql.Open("sqlite", fileURI(abs, pragmas(reader))); err != nil {
+		return Schema{}, s.explain(err)
+	}
+	defer s.r.Close()
+	return s.schema(ctx)
+}
+
+func newSQLite(path string) *store {
+	return &store{
 		dialect: dialect{
 			name:     "sqlite",
 			again:    func(error) bool { return false }, // writers queue for one lock
@@ -33,13 +65,6 @@ func OpenSQLite(ctx context.Context, path string) (Store, error) {
 		blockSize: blockSize,
 		check:     func() error { return nil },
 	}
-	if err := s.openSQLite(ctx, path); err != nil {
-		if s.w != nil {
-			_ = s.Close()
-		}
-		return nil, fmt.Errorf("open metadata in %s: %w", path, err)
-	}
-	return s, nil
 }
 
 func (s *store) openSQLite(ctx context.Context, path string) (err error) {

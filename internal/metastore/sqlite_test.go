@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -347,5 +348,46 @@ func saveForever(t *testing.T, path string) {
 		os.Stdout.WriteString(name + "\n")
 		// SQLite's lock has no queue: who never pauses leaves others no gap.
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestSQLiteSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "meta.db")
+	testSchema(t, func() (metastore.Schema, error) { return metastore.SQLiteSchema(t.Context(), path) },
+		func() metastore.Store {
+			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("asking for the schema of a file makes it: %v", err)
+			}
+			return openSQLite(t, path)
+		})
+}
+
+// testSchema follows the schema of a database that open makes.
+func testSchema(t *testing.T, schema func() (metastore.Schema, error), open func() metastore.Store) {
+	t.Helper()
+	ask := func(version int64) metastore.Schema {
+		t.Helper()
+		at, err := schema()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at.Version != version || at.Target < 1 || at.Where == "" {
+			t.Fatalf("the schema is said to be %+v, want version %d", at, version)
+		}
+		return at
+	}
+	at := ask(0)
+	s := open()
+	defer s.Close()
+	at = ask(at.Target)
+	if err := at.Check(); err != nil {
+		t.Errorf("a schema that is up to date: %v", err)
+	}
+	if err := metastore.SetSchemaVersion(t.Context(), s, at.Target+1); err != nil {
+		t.Fatal(err)
+	}
+	newer := fmt.Sprintf("version %d, newer than the %d", at.Target+1, at.Target)
+	if err := ask(at.Target + 1).Check(); err == nil || !strings.Contains(err.Error(), newer) {
+		t.Errorf("error %v, want it to say %q", err, newer)
 	}
 }

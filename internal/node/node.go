@@ -15,7 +15,6 @@ import (
 
 	"github.com/gofrs/flock"
 
-	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/engine/cpu"
 	"github.com/tinkex/tinkex/internal/metastore"
 	"github.com/tinkex/tinkex/internal/registry"
@@ -24,9 +23,7 @@ import (
 
 // Options configures a Node.
 type Options struct {
-	// DataDir keeps everything; it is made if it is not there. Empty keeps
-	// everything in memory, for as long as the node lives.
-	DataDir string
+	Stores
 	// Models are the base models to offer. None offers the built-in one.
 	Models []cpu.ModelDir
 	// PublicURL is how clients reach the server. Empty takes each request's
@@ -59,12 +56,6 @@ type Node struct {
 // other's live runs for lost.
 const lockFile = "server.lock"
 
-// OpenMeta opens the metadata of a data directory, for commands that work
-// beside a running server.
-func OpenMeta(ctx context.Context, dataDir string) (metastore.Store, error) {
-	return metastore.OpenSQLite(ctx, filepath.Join(dataDir, "tinkex.db"))
-}
-
 // Open puts a node together. Errors name what could not be opened.
 func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 	n := &Node{idle: newIdler()}
@@ -74,26 +65,20 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 			err = errors.Join(err, n.Close(ctx))
 		}
 	}()
-	blobs := blobstore.NewMemory()
-	if opts.DataDir != "" {
-		if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
-			return nil, fmt.Errorf("data directory: %w", err)
-		}
-		lock := flock.New(filepath.Join(opts.DataDir, lockFile))
-		locked, err := lock.TryLock()
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("data directory %s cannot be written to: %w", opts.DataDir, err)
-		case !locked:
-			return nil, fmt.Errorf("data directory %s is in use by another server; stop it or choose another --data-dir", opts.DataDir)
-		}
-		n.onClose(func(context.Context) error { return lock.Unlock() })
-		if blobs, err = blobstore.OpenFolder(opts.DataDir); err != nil {
+	if err := opts.Check(); err != nil {
+		return nil, err
+	}
+	if opts.Local() {
+		if err := n.lock(opts.DataDir); err != nil {
 			return nil, err
 		}
 	}
+	blobs, err := opts.OpenBlobs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	n.onClose(func(context.Context) error { return blobs.Close() })
-	meta, err := openMeta(ctx, opts.DataDir)
+	meta, err := opts.OpenMeta(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -119,11 +104,21 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 	return n, err
 }
 
-func openMeta(ctx context.Context, dir string) (metastore.Store, error) {
-	if dir == "" {
-		return metastore.OpenSQLite(ctx, ":memory:")
+// lock makes the data directory this node's own.
+func (n *Node) lock(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
 	}
-	return OpenMeta(ctx, dir)
+	lock := flock.New(filepath.Join(dir, lockFile))
+	locked, err := lock.TryLock()
+	switch {
+	case err != nil:
+		return fmt.Errorf("data directory %s cannot be written to: %w", dir, err)
+	case !locked:
+		return fmt.Errorf("data directory %s is in use by another server; stop it or choose another --data-dir", dir)
+	}
+	n.onClose(func(context.Context) error { return lock.Unlock() })
+	return nil
 }
 
 func (n *Node) onClose(f func(context.Context) error) { n.closers = append(n.closers, f) }

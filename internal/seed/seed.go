@@ -34,7 +34,7 @@ func OpenDir(ctx context.Context, dataDir string) (*Stores, error) {
 	if err != nil {
 		return nil, err
 	}
-	meta, err := node.OpenMeta(ctx, dataDir)
+	meta, err := node.Stores{DataDir: dataDir}.OpenMeta(ctx)
 	if err != nil {
 		return nil, errors.Join(err, blobs.Close())
 	}

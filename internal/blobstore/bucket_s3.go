@@ -1,0 +1,49 @@
+package blobstore
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"gocloud.dev/blob"
+)
+
+// sweepUploads has S3 forget the parts of uploads that died with their
+// process: it keeps them, and has them paid for, until somebody does.
+func sweepUploads(ctx context.Context, b *blob.Bucket, u *url.URL) {
+	var client *s3.Client
+	if !b.As(&client) {
+		return
+	}
+	ctx, cancel := within(ctx, answerTime)
+	defer cancel()
+	// What cannot be removed costs space and nothing else.
+	_ = abortUploads(ctx, client, u.Host, u.Query().Get("prefix")+digestsRoot, time.Now().Add(-abandonedAfter))
+}
+
+func abortUploads(ctx context.Context, client *s3.Client, bucket, prefix string, before time.Time) error {
+	in := &s3.ListMultipartUploadsInput{Bucket: aws.String(bucket), Prefix: aws.String(prefix)}
+	for {
+		out, err := client.ListMultipartUploads(ctx, in)
+		if err != nil {
+			return err
+		}
+		for _, up := range out.Uploads {
+			if !aws.ToTime(up.Initiated).Before(before) {
+				continue
+			}
+			_, err := client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+				Bucket: in.Bucket, Key: up.Key, UploadId: up.UploadId,
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			return nil
+		}
+		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
+	}
+}

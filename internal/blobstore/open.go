@@ -1,0 +1,179 @@
+package blobstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	_ "gocloud.dev/blob/azureblob" // azblob://
+	_ "gocloud.dev/blob/memblob"   // mem://
+	_ "gocloud.dev/blob/s3blob"    // s3://
+
+	"gocloud.dev/blob"
+	"gocloud.dev/gcerrors"
+)
+
+// gcsScheme has a driver in builds with the tag gcs only: Google's client
+// libraries are larger than all the rest of the program and double its
+// start-up time.
+const gcsScheme = "gs"
+
+// Open opens the store that a URL names:
+//
+//	DIR, file:///DIR     a folder, see OpenFolder
+//	mem://               memory; every one is a store of its own
+//	s3://BUCKET?...      S3 and what speaks its protocol
+//	gs://BUCKET?...      Google Cloud Storage, in builds with the tag gcs
+//	azblob://CONTAINER   Azure Blob Storage
+//
+// A bucket must exist; the parameter prefix=PATH/ keeps to a part of it. The
+// other parameters are those of gocloud.dev's drivers: for S3 foremost
+// region, and for another server than Amazon's endpoint=URL with
+// use_path_style=true. Credentials come from where the clients of those
+// services look for them, the environment or their configuration files; a URL
+// that carries any is refused. The bucket is asked before Open returns.
+func Open(ctx context.Context, rawURL string) (Store, error) {
+	scheme, _, isURL := strings.Cut(rawURL, "://")
+	if !isURL {
+		return OpenFolder(rawURL)
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// The error would repeat the URL, which may carry what is secret.
+		return nil, fmt.Errorf("blob store: not a URL: expected for example s3://BUCKET?region=REGION")
+	}
+	switch scheme {
+	case "file":
+		dir, err := fileURLPath(u)
+		if err != nil {
+			return nil, fmt.Errorf("blob store %s: %w", Redact(rawURL), err)
+		}
+		return OpenFolder(dir)
+	case "mem", "s3", "azblob", gcsScheme:
+	default:
+		return nil, fmt.Errorf("blob store: %q is no kind of store; expected a directory or a file, s3, azblob or gs URL", scheme)
+	}
+	s, err := openBucket(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("open blob store %s: %w", Redact(rawURL), err)
+	}
+	return s, nil
+}
+
+func fileURLPath(u *url.URL) (string, error) {
+	if u.Host != "" && u.Host != "localhost" || u.Path == "" || u.RawQuery != "" || u.User != nil {
+		return "", errors.New("expected file:///PATH")
+	}
+	path := u.Path
+	if runtime.GOOS == "windows" { // /C:/...
+		path = strings.TrimPrefix(path, "/")
+	}
+	return filepath.FromSlash(path), nil
+}
+
+func openBucket(ctx context.Context, u *url.URL) (_ Store, err error) {
+	if secret := carriesSecret(u); secret != "" {
+		return nil, fmt.Errorf("%s: a URL is no place for credentials; use the environment, for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", secret)
+	}
+	if u.Host == "" && u.Scheme != "mem" {
+		return nil, fmt.Errorf("no bucket named: expected %s://BUCKET", u.Scheme)
+	}
+	if !blob.DefaultURLMux().ValidBucketScheme(u.Scheme) {
+		return nil, errors.New("this build leaves out Google Cloud Storage; build with -tags gcs")
+	}
+	b, err := blob.DefaultURLMux().OpenBucketURL(ctx, u)
+	if err != nil {
+		return nil, withoutURL(err, u)
+	}
+	defer func() {
+		if err != nil {
+			_ = b.Close()
+		}
+	}()
+	s := newBucket(Redact(u.String()), b, u.Scheme != "mem")
+	if err := s.probe(ctx); err != nil {
+		if gcerrors.Code(err) == gcerrors.NotFound {
+			return nil, fmt.Errorf("there is no bucket %q; create it first: %w", u.Host, err)
+		}
+		return nil, err
+	}
+	s.sweep(ctx)
+	sweepUploads(ctx, b, u)
+	return s, nil
+}
+
+// probe asks whether the bucket can be listed.
+func (s *bucket) probe(ctx context.Context) error {
+	ctx, cancel := within(ctx, s.answer)
+	defer cancel()
+	_, _, err := s.b.ListPage(ctx, blob.FirstPageToken, 1, &blob.ListOptions{Prefix: checkPrefix})
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// carriesSecret names the part of a URL that holds credentials.
+func carriesSecret(u *url.URL) string {
+	if u.User != nil {
+		return "user"
+	}
+	for _, name := range slices.Sorted(maps.Keys(u.Query())) {
+		lower := strings.ToLower(name)
+		for _, word := range []string{"secret", "password", "token", "access_key", "accesskey", "account_key", "sas", "sig"} {
+			if strings.Contains(lower, word) {
+				return "parameter " + name
+			}
+		}
+		if inner, err := url.Parse(u.Query().Get(name)); err == nil && inner.User != nil {
+			return "parameter " + name
+		}
+	}
+	return ""
+}
+
+// withoutURL is an error without the URL that the libraries put into theirs.
+func withoutURL(err error, u *url.URL) error {
+	msg := err.Error()
+	for _, whole := range []string{u.String(), u.RawQuery} {
+		if whole != "" {
+			msg = strings.ReplaceAll(msg, whole, "...")
+		}
+	}
+	return errors.New(msg)
+}
+
+// Redact returns what of a store's URL may be shown to anybody: everything but
+// a user, and the values of parameters that are not known to be harmless.
+func Redact(rawURL string) string {
+	if !strings.Contains(rawURL, "://") {
+		return rawURL
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return "(not a URL)"
+	}
+	u.User = nil
+	u.Fragment = ""
+	q := url.Values{}
+	for name, values := range u.Query() {
+		switch name {
+		case "region", "prefix", "profile", "use_path_style", "hostname_immutable":
+			q[name] = values
+		case "endpoint":
+			if e, err := url.Parse(values[0]); err == nil {
+				q.Set(name, e.Scheme+"://"+e.Host)
+			}
+		default:
+			q.Set(name, "...")
+		}
+	}
+	u.RawQuery, _ = url.QueryUnescape(q.Encode())
+	return u.String()
+}

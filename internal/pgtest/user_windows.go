@@ -1,0 +1,5 @@
+package pgtest
+
+import "os/exec"
+
+func unprivileged(string) (func(*exec.Cmd), error) { return func(*exec.Cmd) {}, nil }

@@ -1,0 +1,5 @@
+package testproc
+
+import "os/exec"
+
+func kill(cmd *exec.Cmd) error { return cmd.Process.Kill() }
