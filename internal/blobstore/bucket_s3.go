@@ -2,6 +2,7 @@ package blobstore
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"time"
 
@@ -9,6 +10,26 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"gocloud.dev/blob"
 )
+
+// checkCredentials says what is missing before S3 is asked anything: what the
+// client says is about the last of the places where it looked.
+func checkCredentials(ctx context.Context, b *blob.Bucket) error {
+	var client *s3.Client
+	if !b.As(&client) {
+		return nil
+	}
+	from := client.Options().Credentials
+	if from == nil || aws.IsCredentialsProvider(from, (*aws.AnonymousCredentials)(nil)) {
+		return nil
+	}
+	ctx, cancel := within(ctx, answerTime)
+	defer cancel()
+	if _, err := from.Retrieve(ctx); err != nil {
+		return fmt.Errorf("no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "+
+			"for those of the machine's role AWS_EC2_METADATA_DISABLED=false: %w", err)
+	}
+	return nil
+}
 
 // sweepUploads has S3 forget the parts of uploads that died with their
 // process: it keeps them, and has them paid for, until somebody does.

@@ -392,7 +392,6 @@ func TestOpen(t *testing.T) {
 }
 
 func TestOpenErrors(t *testing.T) {
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true") // no test asks the machine for credentials
 	for _, test := range []struct{ url, says string }{
 		{"", "no directory given"},
 		{"ftp://host/dir", `"ftp" is no kind of store`},
@@ -429,6 +428,37 @@ func TestOpenMissingBucket(t *testing.T) {
 	_, err = blobstore.Open(t.Context(), u.String())
 	if err == nil || !strings.Contains(err.Error(), "create it first") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestOpenWithoutCredentials has a metadata service that must not be asked.
+func TestOpenWithoutCredentials(t *testing.T) {
+	var asked atomic.Int64
+	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer metadata.Close()
+	for name, value := range map[string]string{
+		"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.URL,
+		"AWS_EC2_METADATA_DISABLED":         "",
+		"AWS_ACCESS_KEY_ID":                 "",
+		"AWS_SECRET_ACCESS_KEY":             "",
+		"AWS_SHARED_CREDENTIALS_FILE":       filepath.Join(t.TempDir(), "none"),
+		"AWS_CONFIG_FILE":                   filepath.Join(t.TempDir(), "none"),
+	} {
+		t.Setenv(name, value)
+	}
+	s, err := blobstore.Open(t.Context(), s3test.URL("bucket", metadata.URL))
+	if err == nil {
+		s.Close()
+		t.Fatal("opened without credentials")
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the metadata service was asked %d times: %v", n, err)
+	}
+	if !strings.Contains(err.Error(), "AWS_ACCESS_KEY_ID") {
+		t.Errorf("the error does not say where credentials come from: %v", err)
 	}
 }
 

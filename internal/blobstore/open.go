@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -37,7 +38,9 @@ const gcsScheme = "gs"
 // region, and for another server than Amazon's endpoint=URL with
 // use_path_style=true. Credentials come from where the clients of those
 // services look for them, the environment or their configuration files; a URL
-// that carries any is refused. The bucket is asked before Open returns.
+// that carries any is refused. The machine's own metadata service is asked for
+// AWS credentials only with AWS_EC2_METADATA_DISABLED=false in the environment.
+// The bucket is asked before Open returns.
 func Open(ctx context.Context, rawURL string) (Store, error) {
 	scheme, _, isURL := strings.Cut(rawURL, "://")
 	if !isURL {
@@ -87,6 +90,9 @@ func openBucket(ctx context.Context, u *url.URL) (_ Store, err error) {
 	if !blob.DefaultURLMux().ValidBucketScheme(u.Scheme) {
 		return nil, errors.New("this build leaves out Google Cloud Storage; build with -tags gcs")
 	}
+	if err := keepMetadataServiceOut(); err != nil {
+		return nil, err
+	}
 	b, err := blob.DefaultURLMux().OpenBucketURL(ctx, u)
 	if err != nil {
 		return nil, withoutURL(err, u)
@@ -96,6 +102,9 @@ func openBucket(ctx context.Context, u *url.URL) (_ Store, err error) {
 			_ = b.Close()
 		}
 	}()
+	if err := checkCredentials(ctx, b); err != nil {
+		return nil, err
+	}
 	s := newBucket(Redact(u.String()), b, u.Scheme != "mem")
 	if err := s.probe(ctx); err != nil {
 		if gcerrors.Code(err) == gcerrors.NotFound {
@@ -106,6 +115,18 @@ func openBucket(ctx context.Context, u *url.URL) (_ Store, err error) {
 	s.sweep(ctx)
 	sweepUploads(ctx, b, u)
 	return s, nil
+}
+
+// keepMetadataServiceOut has the AWS client not ask a metadata service when it
+// finds no credentials, unless that is asked for: away from a rented machine
+// it is somebody else's address, and the wait for it hides that credentials
+// are missing. The driver takes this setting from the environment only.
+func keepMetadataServiceOut() error {
+	const name = "AWS_EC2_METADATA_DISABLED"
+	if os.Getenv(name) != "" {
+		return nil
+	}
+	return os.Setenv(name, "true")
 }
 
 // probe asks whether the bucket can be listed.

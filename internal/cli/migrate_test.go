@@ -98,7 +98,6 @@ func TestMigrate(t *testing.T) {
 
 func TestStoreFlagErrors(t *testing.T) {
 	t.Setenv("TINKEX_DB", "")
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true") // no test asks the machine for credentials
 	dir := t.TempDir()
 	for _, test := range []struct {
 		env  string // TINKEX_DB
