@@ -107,11 +107,14 @@ var faults = map[string]fault{
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	},
+	// Less than everything, or the client is done with the request, sends the
+	// next one over the same connection, and its giving up goes unnoticed here.
 	"stall": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		rec := record(r, next)
-		copyHead(w, rec)
-		_, _ = w.Write(rec.Body.Bytes()[:min(1000, rec.Body.Len())])
-		_ = http.NewResponseController(w).Flush()
+		if rec := record(r, next); rec.Body.Len() > 0 {
+			copyHead(w, rec)
+			_, _ = w.Write(rec.Body.Bytes()[:min(1000, rec.Body.Len()/2)])
+			_ = http.NewResponseController(w).Flush()
+		}
 		<-r.Context().Done()
 	},
 	"slow drip": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
