@@ -18,17 +18,23 @@ import (
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/internal/engine/cpu"
 	"github.com/tinkex/tinkex/internal/node"
+	"github.com/tinkex/tinkex/internal/registry"
 )
 
 // shutdownGrace is how long the requests in hand may take once the server was
 // told to stop.
 const shutdownGrace = 30 * time.Second
 
+// minLease leaves a second for each renewal.
+const minLease = 4 * time.Second
+
 type serveFlags struct {
 	storeFlags
 	addr      string
 	models    []string
 	publicURL string
+	advertise string
+	lease     time.Duration
 	logFormat string
 }
 
@@ -45,6 +51,10 @@ content-addressed files. --db keeps the metadata in a PostgreSQL database
 instead, --blobs the files in a bucket of S3 or a service like it; passwords
 and keys belong into the environment (PGPASSWORD, AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY, ...) or, with the whole URL, into TINKEX_DB.
+
+Any number of servers may share a --db and --blobs, behind any proxy: each one
+answers every request, and passes those for a live model on to the server that
+holds it, under the URL that this one advertises.
 
 Without --model the server offers tinkex/tiny, a small
 model of random weights that trains in milliseconds; --model NAME=DIR offers a
@@ -63,6 +73,8 @@ The server's URL is printed to standard output once it accepts connections.
 	f.add(cmd.Flags(), true)
 	cmd.Flags().StringArrayVar(&f.models, "model", nil, "offer a base model: NAME=DIR")
 	cmd.Flags().StringVar(&f.publicURL, "public-url", "", "URL that clients reach the server under (default: as each request says)")
+	cmd.Flags().StringVar(&f.advertise, "advertise", "", "URL under which other servers on the same --db reach this one (default: that of --addr, unless it is every interface)")
+	cmd.Flags().DurationVar(&f.lease, "lease", registry.DefaultLease, "how long a server may be out of touch with --db before the others take it for dead")
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "log format: text or json")
 	return cmd
 }
@@ -76,10 +88,13 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.publicURL != "" {
-		if u, err := url.Parse(f.publicURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return usagef("--public-url: %q is not an http or https URL", f.publicURL)
+	for flag, value := range map[string]string{"--public-url": f.publicURL, "--advertise": f.advertise} {
+		if u, err := url.Parse(value); value != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			return usagef("%s: %q is not an http or https URL", flag, value)
 		}
+	}
+	if f.lease < minLease {
+		return usagef("--lease: %v is too short to be renewed in time; expected at least %v", f.lease, minLease)
 	}
 	host, _, err := net.SplitHostPort(f.addr)
 	if err != nil {
@@ -90,8 +105,25 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
+	if !stores.Shared() && f.advertise != "" {
+		return usagef("--advertise: other servers cannot share a data directory; it takes --db")
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", f.addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer l.Close()
+	addr := "http://" + l.Addr().String()
+	if f.advertise == "" && stores.Shared() {
+		if ip, err := netip.ParseAddrPort(l.Addr().String()); err == nil && ip.Addr().IsUnspecified() {
+			log.Warn("other servers on this database cannot ask this one for the models it holds: set --advertise")
+		} else {
+			f.advertise = addr
+		}
+	}
 	n, err := node.Open(ctx, node.Options{
-		Stores: stores, Models: models, PublicURL: f.publicURL, Version: tinkex.Version, Logger: log,
+		Stores: stores, Models: models, PublicURL: f.publicURL, Advertise: f.advertise, Lease: f.lease,
+		Version: tinkex.Version, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -116,11 +148,6 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 			return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (%s), or listen on 127.0.0.1.", f.addr, create)
 		}
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", f.addr)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	addr := "http://" + l.Addr().String()
 	if err := a.announce(addr); err != nil {
 		return err
 	}

@@ -19,6 +19,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrExists: a row with that identity is there already.
 	ErrExists = errors.New("already exists")
+	// ErrNoServer: the server that is to hold a run has not joined, or was
+	// found not to have renewed its lease.
+	ErrNoServer = errors.New("no such server")
 )
 
 // Kind is a checkpoint's kind, spelled as in its tinker path.
@@ -101,6 +104,23 @@ type Run struct {
 	LastRequestAt time.Time
 	State         RunState
 	Unsaved       bool // steps were taken since the last training checkpoint
+	// Server is the one that holds the run's model, or held it last. To create
+	// a live run it must have joined (or be empty: nobody holds it).
+	Server string
+}
+
+// Holding says whether a run is live, and where.
+type Holding struct {
+	State  RunState
+	Server string
+}
+
+// Server is one of those at work on the metadata.
+type Server struct {
+	ID        string
+	URL       string // where the others reach it, empty if nowhere
+	StartedAt time.Time
+	ExpiresAt time.Time // by the database's clock
 }
 
 // Sampler is a sampling session.
@@ -237,12 +257,31 @@ type Store interface {
 	SessionRuns(ctx context.Context, sessionID string) ([]Run, error)
 	// TouchRun records activity and whether there are unsaved steps.
 	TouchRun(ctx context.Context, id string, at time.Time, unsaved bool) error
-	// SetRunState sets a run's state.
-	SetRunState(ctx context.Context, id string, state RunState) error
-	// EndLiveRuns is called by a starting server that holds no models: live
-	// runs with unsaved steps become corrupted, the others end. It returns
-	// how many were corrupted.
-	EndLiveRuns(ctx context.Context) (int, error)
+	// MoveRun changes where a run is, if it is where the caller takes it to be;
+	// else, or if there is no such run, it reports false. To become live it
+	// needs a server that has joined, or it is ErrNoServer.
+	MoveRun(ctx context.Context, id string, from, to Holding) (bool, error)
+
+	// Join enters a server, which holds models of live runs until it leaves or
+	// is found not to have renewed its lease. A server that is alone knows that
+	// no other one can be at work: all others are removed.
+	Join(ctx context.Context, id, url string, lease time.Duration, alone bool) error
+	// RenewLease extends a server's lease, though it may have run out, unless
+	// it was found to have: then the server is ErrNotFound, and its runs are
+	// ended.
+	RenewLease(ctx context.Context, id string, lease time.Duration) error
+	// Leave removes a server. It ends lost runs as EndLostRuns does.
+	Leave(ctx context.Context, id string) error
+	// Servers lists those whose leases have not run out, in the order in which
+	// they joined.
+	Servers(ctx context.Context) ([]Server, error)
+	// EndLostRuns removes the servers whose leases have run out and ends the
+	// live runs that no server holds: those with unsaved steps become
+	// corrupted. It returns how many did.
+	EndLostRuns(ctx context.Context) (int, error)
+	// TakeDuty reports whether a server may do what only one at a time is to
+	// do: nobody else has the duty, or its server is gone.
+	TakeDuty(ctx context.Context, name, server string) (bool, error)
 
 	CreateSampler(ctx context.Context, s Sampler) error
 	Sampler(ctx context.Context, id string) (Sampler, error)

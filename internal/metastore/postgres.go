@@ -68,6 +68,7 @@ func connectPostgres(dsn string) (*store, error) {
 			numbered: true,
 			again:    conflict,
 			hasTable: `SELECT 1 WHERE to_regclass(?) IS NOT NULL`,
+			now:      `CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)`,
 		},
 		// Without the credentials.
 		where:     fmt.Sprintf("%s of %s", config.Database, net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))),

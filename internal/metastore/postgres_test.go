@@ -51,7 +51,7 @@ func TestPostgresNewer(t *testing.T) {
 	s.Close()
 	_, err := metastore.OpenPostgres(t.Context(), dsn)
 	u, _ := url.Parse(dsn)
-	for _, says := range []string{"version 9999", "newer than the 3 this program knows", strings.TrimPrefix(u.Path, "/") + " of " + u.Hostname()} {
+	for _, says := range []string{"version 9999, newer than the ", strings.TrimPrefix(u.Path, "/") + " of " + u.Hostname()} {
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("error is %v, want it to say %q", err, says)
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 const runColumns = `id, session_id, seq, owner, base_model, lora_rank, train_attn, train_mlp, train_unembed,
-	seed, user_metadata, resumed_from, request_hash, created_at, last_request_at, state, unsaved`
+	seed, user_metadata, resumed_from, request_hash, created_at, last_request_at, state, unsaved, server_id`
 
 func scanRun(row scanner) (Run, error) {
 	var (
@@ -20,7 +20,7 @@ func scanRun(row scanner) (Run, error) {
 		created, used, unsaved int64
 	)
 	err := row.Scan(&r.ID, &session, &r.Seq, &r.Owner, &r.LoRA.BaseModel, &r.LoRA.Rank, &attn, &mlp, &unembed,
-		&r.Seed, &metadata, &r.ResumedFrom, &r.RequestHash, &created, &used, &r.State, &unsaved)
+		&r.Seed, &metadata, &r.ResumedFrom, &r.RequestHash, &created, &used, &r.State, &unsaved, &r.Server)
 	if err != nil {
 		return Run{}, err
 	}
@@ -42,18 +42,23 @@ func createRun(ctx context.Context, q queries, r Run) error {
 	if err != nil {
 		return fmt.Errorf("run %s: user metadata: %w", r.ID, err)
 	}
+	if r.State == RunLive {
+		if err := lockServer(ctx, q, r.Server); err != nil {
+			return err
+		}
+	}
 	project, err := lockSession(ctx, q, r.SessionID)
 	if err != nil {
 		return err
 	}
 	n, err := q.exec(ctx, `
 		INSERT INTO runs (project_id, `+runColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT DO NOTHING`,
 		project, r.ID, textOrNull(r.SessionID), r.Seq, r.Owner, r.LoRA.BaseModel, r.LoRA.Rank,
 		flag(r.LoRA.TrainAttn), flag(r.LoRA.TrainMLP), flag(r.LoRA.TrainUnembed),
 		r.Seed, metadata, r.ResumedFrom, r.RequestHash, micros(r.CreatedAt), micros(r.LastRequestAt),
-		string(r.State), flag(r.Unsaved))
+		string(r.State), flag(r.Unsaved), r.Server)
 	if err != nil {
 		return err
 	}
@@ -133,27 +138,4 @@ func (s *store) TouchRun(ctx context.Context, id string, at time.Time, unsaved b
 			micros(at), micros(at), flag(unsaved), id)
 		return changed(n, err, "run", id)
 	})
-}
-
-func (s *store) SetRunState(ctx context.Context, id string, state RunState) error {
-	return s.write(ctx, func(q queries) error {
-		n, err := q.exec(ctx, `UPDATE runs SET state = ? WHERE id = ?`, string(state), id)
-		return changed(n, err, "run", id)
-	})
-}
-
-func (s *store) EndLiveRuns(ctx context.Context) (int, error) {
-	var corrupted int64
-	err := s.write(ctx, func(q queries) (err error) {
-		corrupted, err = q.exec(ctx, `UPDATE runs SET state = 'corrupted' WHERE state = 'live' AND unsaved = 1`)
-		if err != nil {
-			return err
-		}
-		_, err = q.exec(ctx, `UPDATE runs SET state = 'ended' WHERE state = 'live'`)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return int(corrupted), nil
 }

@@ -60,6 +60,7 @@ func newSQLite(path string) *store {
 			name:     "sqlite",
 			again:    func(error) bool { return false }, // writers queue for one lock
 			hasTable: `SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?`,
+			now:      `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
 		},
 		where:     path,
 		blockSize: blockSize,

@@ -128,7 +128,7 @@ func TestSQLiteOpenErrors(t *testing.T) {
 		says       []string
 		is         error
 	}{
-		{"newer", newer, []string{"version 9999", "newer than the 3 this program knows"}, nil},
+		{"newer", newer, []string{"version 9999, newer than the "}, nil},
 		{"noise", write("noise.db", noise), []string{"not a database"}, nil},
 		{"text", write("text.db", []byte("this is not a database, but my diary")), []string{"not a database"}, nil},
 		{"damaged", write("damaged.db", bytes.Replace(whole[:8192], whole[100:4096], noise[:3996], 1)), []string{"malformed"}, nil},

@@ -33,6 +33,8 @@ type dialect struct {
 	again func(error) bool
 	// hasTable selects 1 if there is a table of the given name.
 	hasTable string
+	// now is the database's clock, in microseconds.
+	now string
 }
 
 // rebind spells the parameters of a query, written as ?, for the dialect. No
@@ -173,7 +175,7 @@ func (s *store) query() queries { return queries{s.r, s.dialect} }
 
 // explain adds to the database's own errors whose they are.
 func (s *store) explain(err error) error {
-	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrExists) {
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrExists) || errors.Is(err, ErrNoServer) {
 		return err
 	}
 	return fmt.Errorf("metadata in %s: %w", s.where, err)

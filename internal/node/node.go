@@ -37,6 +37,11 @@ type Options struct {
 	// PollTimeout and URLTTL are the server's.
 	PollTimeout time.Duration
 	URLTTL      time.Duration
+	// Advertise is the URL under which other servers on the same database reach
+	// this one. Without a database that others can use, it means nothing.
+	Advertise string
+	// Lease is the registry's.
+	Lease time.Duration
 	// GCGrace and SessionTimeout are the registry's.
 	GCGrace        time.Duration
 	SessionTimeout time.Duration
@@ -92,6 +97,7 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 	n.Registry, err = registry.New(ctx, registry.Options{
 		Meta: meta, Blobs: blobs, Engine: eng, Logger: opts.Logger, Now: opts.Now,
 		GCGrace: opts.GCGrace, SessionTimeout: opts.SessionTimeout,
+		Shared: opts.Shared(), URL: opts.Advertise, Lease: opts.Lease,
 	})
 	if err != nil {
 		return nil, err

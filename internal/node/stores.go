@@ -27,6 +27,9 @@ type Stores struct {
 // Local reports whether anything is kept in the data directory.
 func (s Stores) Local() bool { return s.DataDir != "" && (s.DB == "" || s.Blobs == "") }
 
+// Shared reports whether other servers can work on the same metadata.
+func (s Stores) Shared() bool { return s.DB != "" }
+
 // errDB does not repeat what was given, which may be a URL with a password.
 var errDB = errors.New("not the URL of a PostgreSQL database; expected postgres://USER@HOST/DATABASE")
 

@@ -51,6 +51,8 @@ func classify(err error) error {
 		return &Error{Code: Invalid, Message: err.Error(), Err: err}
 	case errors.Is(err, metastore.ErrNotFound):
 		return &Error{Code: NotFound, Message: err.Error(), Err: err}
+	case errors.Is(err, metastore.ErrNoServer):
+		return &Error{Code: Unavailable, Message: "this server was out of touch with its metadata for too long; ask again in a moment", Err: err}
 	case errors.Is(err, metastore.ErrExists):
 		return &Error{Code: Conflict, Message: err.Error(), Err: err}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -230,12 +230,20 @@ func (r *Registry) Retrieve(ctx context.Context, owner, id string) (*Future, err
 		close(f.done)
 		return f, nil
 	}
+	if err := r.promisedElsewhere(ctx, id); err != nil {
+		return nil, err
+	}
 	// Ids say what they belong to, so that a lost promise can be told from one
 	// never made.
 	if target, _, ok := strings.Cut(id, requestMark); ok {
 		known := false
 		if run, err := r.meta.Run(ctx, target); err == nil {
 			known = run.Owner == owner
+			if known {
+				if err := r.heldElsewhere(ctx, run); err != nil {
+					return nil, err
+				}
+			}
 			if known && run.State == metastore.RunParked {
 				// Its results wait with it.
 				if _, err := r.unpark(ctx, run); err != nil && CodeOf(err) != Gone {
@@ -252,7 +260,24 @@ func (r *Registry) Retrieve(ctx context.Context, owner, id string) (*Future, err
 			return nil, newError(Gone, "the result of request %q is no longer kept; make the request again", id)
 		}
 	}
+	if r.servers.shared && strings.Contains(id, serverMark) {
+		return nil, newError(Gone, "the server that had request %q is gone; make the request again", id)
+	}
 	return nil, newError(NotFound, "request %q not found", id)
+}
+
+// promisedElsewhere is the error for a sampling request that another server
+// has; nil if that is not so.
+func (r *Registry) promisedElsewhere(ctx context.Context, id string) error {
+	request, server, ok := strings.Cut(id, serverMark)
+	if !ok {
+		return nil
+	}
+	s, err := r.holder(ctx, server)
+	if err != nil || s == nil {
+		return err
+	}
+	return elsewhere("request "+request, *s)
 }
 
 // Fetched says that a future's result reached its client, which lets it be

@@ -21,6 +21,7 @@ type model struct {
 	id        string
 	owner     string
 	sessionID string
+	server    string // as which this server holds it
 	lora      metastore.LoRA
 	viaLoad   bool
 
@@ -33,8 +34,8 @@ type model struct {
 	// retired is set when the model takes no more requests; drained is closed
 	// when those it took are done.
 	retired bool
-	// parking: the queue is given up after the request in hand.
-	parking bool
+	// given is why the queue is given up after the request in hand, if it is.
+	given   error
 	drained chan struct{}
 	ended   sync.Once
 	endErr  error
@@ -99,6 +100,9 @@ func (r *Registry) liveModel(ctx context.Context, owner, id string, s submission
 	if run.State == metastore.RunParked {
 		return r.unpark(ctx, run)
 	}
+	if err := r.heldElsewhere(ctx, run); err != nil {
+		return nil, err
+	}
 	if s.seq != nil {
 		if res, err := r.meta.Result(ctx, requestID(id, *s.seq)); err == nil && res.RequestHash == s.hash {
 			return nil, nil
@@ -132,8 +136,8 @@ func (m *model) submit(s submission) (*Future, error) {
 		return old, nil
 	}
 	switch {
-	case m.parking:
-		return nil, newError(Unavailable, "the server is shutting down")
+	case m.given != nil:
+		return nil, m.given
 	case m.retired:
 		return nil, notLoaded(m.id)
 	}
@@ -168,7 +172,7 @@ func (m *model) drain() {
 	for {
 		m.mu.Lock()
 		j := m.jobs[m.next]
-		if j == nil || m.parking {
+		if j == nil || m.given != nil {
 			m.running = false
 			if m.retired {
 				m.abandonLocked()
@@ -196,15 +200,25 @@ func (m *model) drain() {
 
 // abandonLocked fails the jobs that wait for a number that never came.
 func (m *model) abandonLocked() {
-	reason := newError(Gone, "model %q was unloaded before request %d came", m.id, m.next)
-	if m.parking {
-		reason = newError(Unavailable, "the server is shutting down")
+	reason := m.given
+	if reason == nil {
+		reason = newError(Gone, "model %q was unloaded before request %d came", m.id, m.next)
 	}
 	for seq, j := range m.jobs {
 		delete(m.jobs, seq)
 		m.r.futures.complete(j.future, nil, reason)
 	}
 	close(m.drained)
+}
+
+// quit gives up the queue after the request in hand. The model must be retired
+// next.
+func (m *model) quit(reason error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.given == nil {
+		m.given = reason
+	}
 }
 
 // markUnsaved records that the model holds a step that no checkpoint does,
@@ -248,7 +262,9 @@ func (m *model) conclude(ctx context.Context, after func(*model) metastore.RunSt
 	if m.em != nil {
 		_ = m.em.Close()
 	}
-	m.endErr = m.r.meta.SetRunState(context.WithoutCancel(ctx), m.id, after(m))
+	// If the run is not ours any more, what became of it is not ours to say.
+	_, m.endErr = m.r.meta.MoveRun(context.WithoutCancel(ctx), m.id,
+		metastore.Holding{State: metastore.RunLive, Server: m.server}, metastore.Holding{State: after(m), Server: m.server})
 }
 
 // stateAfterLoss is a run's state when its model is lost to it.

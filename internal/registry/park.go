@@ -68,7 +68,7 @@ func (m *model) park(ctx context.Context) error {
 		m.mu.Unlock()
 		return m.retire(ctx, stateAfterUnload) // it was ending anyway
 	}
-	m.retired, m.parking = true, true
+	m.retired, m.given = true, newError(Unavailable, "the server is shutting down")
 	if !m.running {
 		m.abandonLocked()
 	}
@@ -187,7 +187,7 @@ func (r *Registry) restore(ctx context.Context, run metastore.Run) (*model, erro
 		if run.Unsaved {
 			state = metastore.RunCorrupted
 		}
-		return nil, errors.Join(notLoaded(run.ID), r.meta.SetRunState(ctx, run.ID, state))
+		return nil, errors.Join(notLoaded(run.ID), r.endParked(ctx, run, state))
 	}
 	p, err := r.readParked(ctx, c)
 	if err != nil {
@@ -201,8 +201,14 @@ func (r *Registry) restore(ctx context.Context, run metastore.Run) (*model, erro
 		return nil, classify(errors.Join(fmt.Errorf("bring back %s: %w", run.ID, err), em.Close()))
 	}
 	// From here on the run is live, and lost if this server is killed.
-	if err := r.meta.SetRunState(ctx, run.ID, metastore.RunLive); err != nil {
+	self := r.servers.self()
+	ours, err := r.meta.MoveRun(ctx, run.ID, holding(run), metastore.Holding{State: metastore.RunLive, Server: self})
+	if err != nil {
 		return nil, classify(errors.Join(err, em.Close()))
+	}
+	if !ours {
+		_ = em.Close()
+		return nil, r.taken(ctx, run.ID)
 	}
 	if err := r.meta.DeleteCheckpoint(ctx, c.ID); err != nil {
 		r.log.Warn("a parked model's files were not removed", "run", run.ID, "error", err)
@@ -213,10 +219,32 @@ func (r *Registry) restore(ctx context.Context, run metastore.Run) (*model, erro
 	}
 	r.log.Info("brought a parked model back", "run", run.ID, "next_request", p.Next)
 	return &model{
-		r: r, id: run.ID, owner: run.Owner, sessionID: run.SessionID, lora: run.LoRA, viaLoad: p.ViaLoad,
+		r: r, id: run.ID, owner: run.Owner, sessionID: run.SessionID, server: self, lora: run.LoRA, viaLoad: p.ViaLoad,
 		em: em, next: p.Next, top: p.Next, jobs: map[int64]*job{}, drained: make(chan struct{}),
 		unsaved: p.Unsaved, lastRequest: now, flushed: now,
 	}, nil
+}
+
+func holding(run metastore.Run) metastore.Holding {
+	return metastore.Holding{State: run.State, Server: run.Server}
+}
+
+// endParked ends a parked run, unless it is none any more.
+func (r *Registry) endParked(ctx context.Context, run metastore.Run, state metastore.RunState) error {
+	_, err := r.meta.MoveRun(ctx, run.ID, holding(run), metastore.Holding{State: state, Server: run.Server})
+	return err
+}
+
+// taken is the error for a parked run that somebody else was faster with.
+func (r *Registry) taken(ctx context.Context, id string) error {
+	run, err := r.meta.Run(ctx, id)
+	if err != nil {
+		return classify(err)
+	}
+	if err := r.heldElsewhere(ctx, run); err != nil {
+		return err
+	}
+	return notLoaded(id)
 }
 
 func (r *Registry) readParked(ctx context.Context, c metastore.Checkpoint) (p parkedModel, err error) {
@@ -258,7 +286,7 @@ func (r *Registry) dropParked(ctx context.Context, session string) error {
 		if run.State != metastore.RunParked {
 			continue
 		}
-		if err := r.meta.SetRunState(ctx, run.ID, metastore.RunEnded); err != nil {
+		if err := r.endParked(ctx, run, metastore.RunEnded); err != nil {
 			return classify(err)
 		}
 		c, err := r.meta.Checkpoint(ctx, run.ID, parkedKind, parkedName)

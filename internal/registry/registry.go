@@ -40,6 +40,16 @@ type Options struct {
 	// GCInterval is how often unreferenced blobs are looked for. Zero is one
 	// hour, negative is never.
 	GCInterval time.Duration
+
+	// Shared says that other servers may work on the same stores; without it
+	// this registry is alone, and takes every live run for lost.
+	Shared bool
+	// URL is where the other ones reach this server. Empty is nowhere: what
+	// it holds cannot be asked for through them.
+	URL string
+	// Lease is how long a server may be out of touch with the metadata before
+	// the others take it for dead. Zero is DefaultLease.
+	Lease time.Duration
 }
 
 // Registry is the domain's state. It is safe for concurrent use.
@@ -54,6 +64,7 @@ type Registry struct {
 	gcGrace        time.Duration
 	gcInterval     time.Duration
 
+	servers  *servers
 	futures  *futures
 	samplers *samplers
 	imports  chan struct{} // places for imports in hand
@@ -73,9 +84,8 @@ type Registry struct {
 	wake chan struct{}
 }
 
-// New starts a registry. Runs that a server that is gone held live are ended
-// first: their models are lost, and with them any steps since the last
-// checkpoint.
+// New starts a registry. Runs that a server that is gone held live are ended:
+// their models are lost, and with them any steps since the last checkpoint.
 func New(ctx context.Context, opts Options) (*Registry, error) {
 	if opts.Meta == nil || opts.Blobs == nil || opts.Engine == nil {
 		return nil, errors.New("registry: Meta, Blobs and Engine are required")
@@ -109,18 +119,17 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	if r.gcInterval == 0 {
 		r.gcInterval = time.Hour
 	}
-	lost, err := r.meta.EndLiveRuns(ctx)
-	if err != nil {
+	if err := r.join(ctx, opts); err != nil {
 		return nil, err
-	}
-	if lost > 0 {
-		r.log.Warn("training runs lost steps that no checkpoint holds; resume them from their last checkpoint", "runs", lost)
 	}
 	r.ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.futures = newFutures(r.now)
 	r.samplers = newSamplers(r)
 	r.imports = make(chan struct{}, importsAtOnce)
 	r.work.Go(r.sweepLoop)
+	if opts.Shared {
+		r.work.Go(r.keepLease)
+	}
 	return r, nil
 }
 
@@ -150,6 +159,9 @@ func (r *Registry) Close(ctx context.Context) error {
 	r.work.Wait()
 	r.samplers.close()
 	r.futures.close()
+	if err := r.meta.Leave(context.WithoutCancel(ctx), r.servers.self()); err != nil {
+		errs = append(errs, classify(err))
+	}
 	return errors.Join(errs...)
 }
 

@@ -46,7 +46,7 @@ func (r *Registry) startRun(ctx context.Context, owner string, n NewRun, from, t
 	}
 	now := r.now().UTC()
 	m := &model{
-		r: r, id: runID(n.SessionID, n.Seq), owner: owner, sessionID: n.SessionID,
+		r: r, id: runID(n.SessionID, n.Seq), owner: owner, sessionID: n.SessionID, server: r.servers.self(),
 		lora: n.LoRA, viaLoad: from != "",
 		jobs: map[int64]*job{}, top: 1, drained: make(chan struct{}), lastRequest: now, flushed: now,
 	}
@@ -54,7 +54,7 @@ func (r *Registry) startRun(ctx context.Context, owner string, n NewRun, from, t
 	err := r.meta.CreateRun(ctx, metastore.Run{
 		ID: m.id, SessionID: n.SessionID, Seq: n.Seq, Owner: owner, LoRA: n.LoRA, Seed: n.Seed,
 		UserMetadata: n.UserMetadata, ResumedFrom: from, RequestHash: n.RequestHash,
-		CreatedAt: now, LastRequestAt: now, State: metastore.RunLive,
+		CreatedAt: now, LastRequestAt: now, State: metastore.RunLive, Server: m.server,
 	})
 	if err != nil {
 		if CodeOf(err) != Conflict {

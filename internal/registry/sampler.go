@@ -123,7 +123,7 @@ func (r *Registry) Sample(ctx context.Context, owner string, t SampleTarget, has
 		if err := r.activeSession(ctx, owner, s.SessionID); err != nil {
 			return nil, err
 		}
-		f.ID, f.SessionID = requestID(s.ID, *t.Seq), s.SessionID
+		f.ID, f.SessionID = r.here(requestID(s.ID, *t.Seq)), s.SessionID
 	} else {
 		s.BaseModel, s.ModelPath, err = r.samplerSource(ctx, owner, t.BaseModel, t.From)
 		if err != nil {
@@ -133,7 +133,7 @@ func (r *Registry) Sample(ctx context.Context, owner string, t SampleTarget, has
 		if err != nil {
 			return nil, err
 		}
-		f.ID = "sample-" + id.String()
+		f.ID = r.here("sample-" + id.String())
 	}
 	for i := range req.NumSamples {
 		f.SequenceIDs = append(f.SequenceIDs, fmt.Sprintf("%s:%d", f.ID, i))

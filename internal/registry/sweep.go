@@ -16,6 +16,12 @@ const (
 	resultTTL = 7 * 24 * time.Hour
 )
 
+// What one server does for all.
+const (
+	dutySweep   = "sweep"
+	dutyCollect = "collect"
+)
+
 // poke makes the sweeper look at the next expiry again.
 func (r *Registry) poke() {
 	select {
@@ -40,7 +46,11 @@ func (r *Registry) sweepLoop() {
 			}
 			if r.gcInterval > 0 && r.now().Sub(lastGC) >= r.gcInterval {
 				lastGC = r.now()
-				if _, err := r.CollectGarbage(r.ctx); err != nil && r.ctx.Err() == nil {
+				mine, err := r.mayDo(r.ctx, dutyCollect)
+				if err == nil && mine {
+					_, err = r.CollectGarbage(r.ctx)
+				}
+				if err != nil && r.ctx.Err() == nil {
 					r.log.Error("garbage collection", "error", err)
 				}
 			}
@@ -54,8 +64,9 @@ func (r *Registry) sweepLoop() {
 	}
 }
 
-// Sweep removes expired checkpoints, uploads and results, lets go of the models of
-// sessions that gave no sign of life, and writes down activity times.
+// Sweep lets go of the models of sessions that gave no sign of life, writes down
+// activity times and, if no other server does, removes expired checkpoints,
+// uploads and results.
 func (r *Registry) Sweep(ctx context.Context) error {
 	now := r.now().UTC()
 	idle := now.Add(-r.sessionTimeout)
@@ -82,6 +93,9 @@ func (r *Registry) Sweep(ctx context.Context) error {
 		}
 	}
 	r.futures.tidy()
+	if mine, err := r.mayDo(ctx, dutySweep); err != nil || !mine {
+		return err
+	}
 	for {
 		n, err := r.meta.DeleteExpired(ctx, now, idle, sweepBatch)
 		if err != nil {

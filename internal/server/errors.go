@@ -67,6 +67,10 @@ func (s *Server) fail(ctx context.Context, err error) error {
 	if errors.As(err, &done) {
 		return done
 	}
+	if errors.As(err, &callerOf(ctx).elsewhere) {
+		// Middleware passes the request on instead of this answer.
+		return &apiError{ErrorBody: wire.ErrorBody{Detail: err.Error()}, status: http.StatusServiceUnavailable, header: http.Header{"Retry-After": {"1"}}}
+	}
 	status, detail := s.describe(ctx, err)
 	e := &apiError{ErrorBody: wire.ErrorBody{Detail: detail}, status: status, header: http.Header{}}
 	if status == http.StatusConflict {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
@@ -27,6 +28,8 @@ type caller struct {
 	scheme      string
 	officialSDK bool
 	accept      string
+	// elsewhere is set once it is known that another server must answer.
+	elsewhere *registry.Elsewhere
 }
 
 type callerKey struct{}
@@ -79,6 +82,12 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 		if r.TLS != nil {
 			c.scheme = "https"
 		}
+		from := r.Header.Get(headerForwarded)
+		if from != "" {
+			if id := r.Header.Get(wire.HeaderRequestID); requestIDs.MatchString(id) {
+				c.requestID = id
+			}
+		}
 		w.Header().Set(wire.HeaderRequestID, c.requestID)
 		rec := &statusRecorder{ResponseWriter: w}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
@@ -102,6 +111,10 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 			}
 		}()
 
+		if from != "" && !s.reg.IsServer(from) {
+			misdirected(rec)
+			return
+		}
 		if needsCredential(r.URL.Path) {
 			owner, err := s.auth.authenticate(r.Context(), r.Header)
 			if err != nil {
@@ -123,6 +136,10 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			r.ContentLength = int64(len(body))
 			r.Header.Del("Content-Encoding")
+		}
+		if from == "" && s.reg.Shared() && mayBeElsewhere(r) {
+			s.serveOrForward(rec, r, c, next)
+			return
 		}
 		next.ServeHTTP(rec, r)
 	})

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/http/httputil"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -54,6 +55,7 @@ type Server struct {
 	urlTTL    time.Duration
 	publicURL string
 	handler   http.Handler
+	peers     *httputil.ReverseProxy
 	draining  chan struct{}
 }
 
@@ -114,6 +116,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such endpoint: "+r.Method+" "+r.URL.Path)
 	})
+	s.peers = newPeers(s.log)
 	s.handler = s.middleware(mux)
 	return s, nil
 }

@@ -198,7 +198,7 @@ func testRaceOfEverything(t *testing.T, f fixture) {
 			case 6:
 				_, err = f.DeleteExpired(f.ctx, after(step), t0, 5)
 			case 7:
-				if _, err = f.EndLiveRuns(f.ctx); err == nil {
+				if _, err = f.EndLostRuns(f.ctx); err == nil {
 					err = f.TouchRun(f.ctx, run.ID, after(step), true)
 				}
 			}

@@ -37,7 +37,6 @@ func testRun(t *testing.T, f fixture) {
 	_, err = f.Run(f.ctx, "r")
 	f.is(err, metastore.ErrNotFound, "run r")
 	f.is(f.TouchRun(f.ctx, "none", t0, true), metastore.ErrNotFound, "run", "none")
-	f.is(f.SetRunState(f.ctx, "none", metastore.RunEnded), metastore.ErrNotFound, "run", "none")
 }
 
 func testRunList(t *testing.T, f fixture) {
@@ -90,33 +89,6 @@ func testRunTouch(t *testing.T, f fixture) {
 	f.must(f.TouchRun(f.ctx, run, after(4), false))
 	r = value(f.Run(f.ctx, run))(f)
 	same(t, "touched run", []any{r.LastRequestAt, r.Unsaved}, []any{after(5), false})
-	f.must(f.SetRunState(f.ctx, run, metastore.RunCorrupted))
-	same(t, "state", value(f.Run(f.ctx, run))(f).State, metastore.RunCorrupted)
-}
-
-func testEndLiveRuns(t *testing.T, f fixture) {
-	f.session("s1", "alice")
-	want := map[string]metastore.RunState{}
-	for i, run := range []struct {
-		before  metastore.RunState
-		unsaved bool
-		after   metastore.RunState
-	}{
-		{metastore.RunLive, false, metastore.RunEnded},
-		{metastore.RunLive, true, metastore.RunCorrupted},
-		{metastore.RunLive, true, metastore.RunCorrupted},
-		{metastore.RunEnded, true, metastore.RunEnded},
-		{metastore.RunCorrupted, false, metastore.RunCorrupted},
-	} {
-		id := fmt.Sprint("s1:train:", i)
-		f.must(f.CreateRun(f.ctx, metastore.Run{ID: id, SessionID: "s1", Seq: int64(i), State: run.before, Unsaved: run.unsaved}))
-		want[id] = run.after
-	}
-	same(t, "corrupted runs", value(f.EndLiveRuns(f.ctx))(f), 2)
-	for id, state := range want {
-		same(t, "state of "+id, value(f.Run(f.ctx, id))(f).State, state)
-	}
-	same(t, "corrupted runs", value(f.EndLiveRuns(f.ctx))(f), 0)
 }
 
 func testSampler(t *testing.T, f fixture) {
