@@ -118,16 +118,22 @@ func mirrorData() []tinkex.Datum {
 // returns the loss before it.
 func goStep(t *testing.T, tc *tinkex.TrainingClient) float64 {
 	t.Helper()
-	fb := tc.ForwardBackward(t.Context(), mirrorData(), tinkex.CrossEntropy, nil)
-	opt := tc.OptimStep(t.Context(), tinkex.AdamParams{LearningRate: 5e-3})
-	out, err := fb.Await(t.Context())
-	if err == nil {
-		_, err = opt.Await(t.Context())
-	}
+	loss, err := tryStep(t.Context(), tc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out.Metrics["loss:sum"]
+	return loss
+}
+
+func tryStep(ctx context.Context, tc *tinkex.TrainingClient) (float64, error) {
+	fb := tc.ForwardBackward(ctx, mirrorData(), tinkex.CrossEntropy, nil)
+	opt := tc.OptimStep(ctx, tinkex.AdamParams{LearningRate: 5e-3})
+	out, err := fb.Await(ctx)
+	if err != nil {
+		return 0, err
+	}
+	_, err = opt.Await(ctx)
+	return out.Metrics["loss:sum"], err
 }
 
 func goSteps(t *testing.T, tc *tinkex.TrainingClient, n int) []float64 {

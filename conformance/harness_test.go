@@ -20,7 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tinkex/tinkex/internal/pgtest"
 	"github.com/tinkex/tinkex/internal/pyvenv"
+	"github.com/tinkex/tinkex/internal/s3test"
 )
 
 // tinkexBinary is the command under test, built once.
@@ -40,6 +42,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
+	pgtest.Stop()
+	s3test.Stop()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }

@@ -108,9 +108,12 @@ func TestStoreFlagErrors(t *testing.T) {
 		{"", []string{"serve", "--db", "mysql://me:s3cret@host/meta"}, exitUsage, "--db: not the URL of a PostgreSQL database"},
 		{"host=h password=s3cret", []string{"key", "list"}, exitUsage, "TINKEX_DB: not the URL of a PostgreSQL database"},
 		{"", []string{"migrate", "--db", "postgres://me:s3cret@127.0.0.1:1/meta?connect_timeout=2"}, exitFailed, "127.0.0.1:1"},
-		{"", []string{"serve", "--data-dir", dir, "--blobs", "s3://me:s3cret@bucket?region=r"}, exitFailed, "no place for credentials"},
-		{"", []string{"serve", "--data-dir", dir, "--blobs", "ftp://me:s3cret@host"}, exitFailed, "is no kind of store"},
+		{"", []string{"serve", "--addr", "127.0.0.1:0", "--data-dir", dir, "--blobs", "s3://me:s3cret@bucket?region=r"}, exitFailed, "no place for credentials"},
+		{"", []string{"serve", "--addr", "127.0.0.1:0", "--data-dir", dir, "--blobs", "ftp://me:s3cret@host"}, exitFailed, "is no kind of store"},
 		{"postgres://me:s3cret@host/meta", []string{"serve", "--help"}, exitDone, ""},
+		{"", []string{"serve", "--data-dir", dir, "--advertise", "http://10.0.0.7:8484"}, exitUsage, "--advertise: other servers cannot share a data directory"},
+		{"postgres://me:s3cret@host/meta", []string{"serve", "--advertise", "10.0.0.7:8484"}, exitUsage, `--advertise: "10.0.0.7:8484" is not an http or https URL`},
+		{"postgres://me:s3cret@host/meta", []string{"serve", "--lease", "1s"}, exitUsage, "--lease: 1s is too short"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			t.Setenv("TINKEX_DB", test.env)

@@ -31,13 +31,22 @@ func (r *Registry) Load(ctx context.Context, owner, modelID string, seq *int64, 
 			}
 			return err
 		},
-		run: func(ctx context.Context, m *model, _ *Future) (any, error) {
-			if err := m.em.Load(ctx, r.files(ctx, c.Files), l.Optimizer); err != nil {
-				return nil, fmt.Errorf("load %s: %w", l.From, err)
-			}
-			return wire.LoadWeightsResult{Path: l.From.String(), ModelID: m.id, Type: "load_weights"}, nil
-		},
+		op: loadOp{l, c.Files},
 	})
+}
+
+// loadOp loads the files that the checkpoint had when it was asked for.
+type loadOp struct {
+	Request LoadRequest
+	Files   []metastore.File
+}
+
+func (op loadOp) run(ctx context.Context, m *model, _ *Future) (any, error) {
+	from := op.Request.From
+	if err := m.em.Load(ctx, m.r.files(ctx, op.Files), op.Request.Optimizer); err != nil {
+		return nil, fmt.Errorf("load %s: %w", from, err)
+	}
+	return wire.LoadWeightsResult{Path: from.String(), ModelID: m.id, Type: "load_weights"}, nil
 }
 
 // CreateRunFrom starts a run from a checkpoint: base model, rank and trained

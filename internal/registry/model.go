@@ -34,8 +34,10 @@ type model struct {
 	// retired is set when the model takes no more requests; drained is closed
 	// when those it took are done.
 	retired bool
-	// given is why the queue is given up after the request in hand, if it is.
+	// given is why the queue is left after the request in hand, if it is: given
+	// up, or kept as it is if parking.
 	given   error
+	parking bool
 	drained chan struct{}
 	ended   sync.Once
 	endErr  error
@@ -48,7 +50,7 @@ type model struct {
 // job is one request of a model.
 type job struct {
 	future *Future
-	run    func(ctx context.Context) (any, error)
+	op     operation
 }
 
 // submission is a request on its way into a model's queue.
@@ -60,7 +62,7 @@ type submission struct {
 	// check refuses bad input at once. A refused request still takes its
 	// number: the requests after it are already on their way.
 	check func(m *model) error
-	run   func(ctx context.Context, m *model, f *Future) (any, error)
+	op    operation
 }
 
 // submit queues a request of a live model.
@@ -142,16 +144,15 @@ func (m *model) submit(s submission) (*Future, error) {
 		return nil, notLoaded(m.id)
 	}
 	f, _ = m.r.futures.add(f)
-	run := func(ctx context.Context) (any, error) { return s.run(ctx, m, f) }
-	var refused error
+	var refusal error
 	if s.check != nil {
-		if refused = classify(s.check(m)); refused != nil {
-			run = func(context.Context) (any, error) { return nil, refused }
+		if refusal = classify(s.check(m)); refusal != nil {
+			s.op = refused(refusal)
 		}
 	}
-	m.enqueue(seq, &job{future: f, run: run})
-	if refused != nil {
-		return nil, refused
+	m.enqueue(seq, &job{f, s.op})
+	if refusal != nil {
+		return nil, refusal
 	}
 	return f, nil
 }
@@ -161,6 +162,11 @@ func (m *model) enqueue(seq int64, j *job) {
 	m.jobs[seq] = j
 	m.top = max(m.top, seq+1)
 	m.lastRequest = m.r.now().UTC()
+	m.start()
+}
+
+// start sees to it that the jobs whose turn it is are carried out. m.mu is held.
+func (m *model) start() {
 	if !m.running && m.jobs[m.next] != nil {
 		m.running = true
 		m.r.work.Go(m.drain)
@@ -190,7 +196,7 @@ func (m *model) drain() {
 			m.r.futures.complete(j.future, nil, newError(Gone, "model %q could not be created", m.id))
 			continue
 		}
-		result, err := j.run(m.r.ctx)
+		result, err := j.op.run(m.r.ctx, m, j.future)
 		if CodeOf(err) == Internal && err != nil {
 			m.r.log.Error("request failed", "request", j.future.ID, "type", j.future.Type, "error", err)
 		}
@@ -198,8 +204,13 @@ func (m *model) drain() {
 	}
 }
 
-// abandonLocked fails the jobs that wait for a number that never came.
+// abandonLocked fails the jobs that wait for a number that never came, unless
+// they are to be kept.
 func (m *model) abandonLocked() {
+	if m.parking {
+		close(m.drained)
+		return
+	}
 	reason := m.given
 	if reason == nil {
 		reason = newError(Gone, "model %q was unloaded before request %d came", m.id, m.next)

@@ -18,11 +18,9 @@ import (
 
 // A server that is told to stop parks its live models: it finishes the request
 // in hand of each and keeps weights, optimizer, accumulated gradients, the
-// position in the sequence numbers and the results that a client may still ask
-// for, as an unlisted checkpoint. The first request for the model that a later
-// server sees brings it back. Requests that were queued are not kept: their
-// futures are gone after the restart, upon which clients send them again, under
-// the same numbers.
+// position in the sequence numbers, the requests in the queue and the results
+// that a client may still ask for, as an unlisted checkpoint. The first request
+// for the model, or for a result of it, that a later server sees brings it back.
 
 const (
 	// parkedName is the unlisted checkpoint. It is of the sampler kind so that
@@ -41,6 +39,15 @@ type parkedModel struct {
 	ViaLoad bool
 	Unsaved bool
 	Results []parkedResult
+	Queue   []parkedJob
+}
+
+// parkedJob is a request that was promised and not carried out yet.
+type parkedJob struct {
+	Seq        int64
+	Type, Hash string
+	Created    time.Time
+	Op         operation
 }
 
 // parkedResult is a settled future.
@@ -68,7 +75,7 @@ func (m *model) park(ctx context.Context) error {
 		m.mu.Unlock()
 		return m.retire(ctx, stateAfterUnload) // it was ending anyway
 	}
-	m.retired, m.given = true, newError(Unavailable, "the server is shutting down")
+	m.retired, m.parking, m.given = true, true, newError(Unavailable, "the server is shutting down")
 	if !m.running {
 		m.abandonLocked()
 	}
@@ -101,7 +108,7 @@ func (r *Registry) writeParked(ctx context.Context, m *model) error {
 			return err
 		}
 		err = gob.NewEncoder(f).Encode(parkedModel{
-			Next: m.next, ViaLoad: m.viaLoad, Unsaved: m.unsaved, Results: r.futures.settled(m.id + requestMark),
+			Next: m.next, ViaLoad: m.viaLoad, Unsaved: m.unsaved, Results: r.futures.settled(m.id + requestMark), Queue: m.queued(),
 		})
 		return errors.Join(err, f.Close())
 	})
@@ -110,6 +117,14 @@ func (r *Registry) writeParked(ctx context.Context, m *model) error {
 	}
 	_, err = r.meta.CommitCheckpoint(ctx, c, true, nil)
 	return err
+}
+
+// queued lists the requests in the queue of a model that is drained.
+func (m *model) queued() (queue []parkedJob) {
+	for seq, j := range m.jobs {
+		queue = append(queue, parkedJob{seq, j.future.Type, j.future.hash, j.future.created, j.op})
+	}
+	return queue
 }
 
 // settled lists the futures that were carried out and whose ids begin so.
@@ -159,7 +174,16 @@ func (r *Registry) unpark(ctx context.Context, run metastore.Run) (*model, error
 				r.models[run.ID] = u.m
 			}
 			delete(r.unparking, run.ID)
+			closing := r.closed
 			r.mu.Unlock()
+			if u.err == nil && closing { // while it was on its way
+				u.err = errors.Join(newError(Unavailable, "the server is shutting down"), u.m.park(context.WithoutCancel(r.ctx)))
+			}
+			if u.err == nil {
+				u.m.mu.Lock()
+				u.m.start()
+				u.m.mu.Unlock()
+			}
 			close(u.done)
 		})
 	}
@@ -187,7 +211,13 @@ func (r *Registry) restore(ctx context.Context, run metastore.Run) (*model, erro
 		if run.Unsaved {
 			state = metastore.RunCorrupted
 		}
-		return nil, errors.Join(notLoaded(run.ID), r.endParked(ctx, run, state))
+		switch ended, err := r.endParked(ctx, run, state); {
+		case err != nil:
+			return nil, classify(err)
+		case !ended:
+			return nil, r.taken(ctx, run.ID)
+		}
+		return nil, notLoaded(run.ID)
 	}
 	p, err := r.readParked(ctx, c)
 	if err != nil {
@@ -217,12 +247,19 @@ func (r *Registry) restore(ctx context.Context, run metastore.Run) (*model, erro
 	for _, res := range p.Results {
 		r.futures.restore(res, run.Owner, run.SessionID)
 	}
-	r.log.Info("brought a parked model back", "run", run.ID, "next_request", p.Next)
-	return &model{
+	r.log.Info("brought a parked model back", "run", run.ID, "next_request", p.Next, "queued", len(p.Queue))
+	m := &model{
 		r: r, id: run.ID, owner: run.Owner, sessionID: run.SessionID, server: self, lora: run.LoRA, viaLoad: p.ViaLoad,
 		em: em, next: p.Next, top: p.Next, jobs: map[int64]*job{}, drained: make(chan struct{}),
 		unsaved: p.Unsaved, lastRequest: now, flushed: now,
-	}, nil
+	}
+	for _, q := range p.Queue {
+		f, _ := r.futures.add(&Future{ID: requestID(run.ID, q.Seq), Type: q.Type, Owner: run.Owner, SessionID: run.SessionID, hash: q.Hash})
+		f.created = q.Created
+		m.jobs[q.Seq] = &job{f, q.Op}
+		m.top = max(m.top, q.Seq+1)
+	}
+	return m, nil
 }
 
 func holding(run metastore.Run) metastore.Holding {
@@ -230,9 +267,8 @@ func holding(run metastore.Run) metastore.Holding {
 }
 
 // endParked ends a parked run, unless it is none any more.
-func (r *Registry) endParked(ctx context.Context, run metastore.Run, state metastore.RunState) error {
-	_, err := r.meta.MoveRun(ctx, run.ID, holding(run), metastore.Holding{State: state, Server: run.Server})
-	return err
+func (r *Registry) endParked(ctx context.Context, run metastore.Run, state metastore.RunState) (bool, error) {
+	return r.meta.MoveRun(ctx, run.ID, holding(run), metastore.Holding{State: state, Server: run.Server})
 }
 
 // taken is the error for a parked run that somebody else was faster with.
@@ -286,8 +322,12 @@ func (r *Registry) dropParked(ctx context.Context, session string) error {
 		if run.State != metastore.RunParked {
 			continue
 		}
-		if err := r.endParked(ctx, run, metastore.RunEnded); err != nil {
+		ended, err := r.endParked(ctx, run, metastore.RunEnded)
+		if err != nil {
 			return classify(err)
+		}
+		if !ended {
+			continue // a server that has just brought it back will hear of the session's end
 		}
 		c, err := r.meta.Checkpoint(ctx, run.ID, parkedKind, parkedName)
 		if err == nil {

@@ -2,6 +2,9 @@ package registry
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,9 +73,9 @@ func TestParkedResultsAreKept(t *testing.T) {
 	fut, err := f.forwardBackward(id, 1)
 	want := loss(t, fut, err)
 	bad := int64(2)
-	refused, err := f.submit(ctx, alice, id, submission{typ: "Bad", hash: "bad", seq: &bad, run: func(context.Context, *model, *Future) (any, error) {
+	refused, err := f.submit(ctx, alice, id, submission{typ: "Bad", hash: "bad", seq: &bad, op: funcOp(func(context.Context, *model, *Future) (any, error) {
 		return nil, newError(Invalid, "it cannot be done")
-	}})
+	})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,25 +111,54 @@ func TestParkedResultsAreKept(t *testing.T) {
 	}
 }
 
-// Requests in the queue are given up, and can be sent again.
-func TestQueuedRequestsAreSentAgain(t *testing.T) {
-	f := newFixture(t)
-	id := f.run(alice, f.session(alice))
-	if _, err := f.forwardBackward(id, 2); err != nil { // waits for 1
-		t.Fatal(err)
+// Requests that were promised and had not had their turn have it after the
+// restart, every kind of them.
+func TestQueuedRequestsAreKept(t *testing.T) {
+	ctx := t.Context()
+	train := func(restart func(*fixture)) (losses []float64, saved string) {
+		f := newFixture(t)
+		id := f.run(alice, f.session(alice))
+		// All of it waits for request 1.
+		for _, err := range []error{
+			second(f.forwardBackward(id, 2)), second(f.optim(id, 3)), second(f.forwardBackward(id, 4)),
+			second(f.Save(ctx, alice, id, ptr(int64(5)), "save", SaveRequest{Kind: metastore.KindTraining, Name: "queued", TTL: ptr(time.Hour)})),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := f.Reject(ctx, alice, id, ptr(int64(6)), "Load", "load", errors.New("path: empty"))
+		wantCode(t, err, Invalid, "path: empty")
+		restart(f)
+		restart(f)
+		if _, err := f.Retrieve(ctx, alice, requestID(id, 2)); err != nil {
+			t.Fatal(err)
+		}
+		first, err := f.forwardBackward(id, 1)
+		losses = append(losses, loss(t, first, err))
+		for _, seq := range []int64{2, 4} {
+			fut, err := f.Retrieve(ctx, alice, requestID(id, seq))
+			losses = append(losses, loss(t, fut, err))
+		}
+		fut, err := f.Retrieve(ctx, alice, requestID(id, 5))
+		result := must[wire.SaveWeightsResult](t, fut, err)
+		c, err := f.meta.Checkpoint(ctx, id, metastore.KindTraining, "queued")
+		if err != nil || c.ExpiresAt == nil {
+			t.Errorf("saved %+v, %v", c, err)
+		}
+		fut, err = f.Retrieve(ctx, alice, requestID(id, 6))
+		_, err = wait(fut, err)
+		wantCode(t, err, Invalid, "path: empty")
+		return losses, strings.TrimPrefix(result.Path, "tinker://"+id)
 	}
-	f.restart()
-	_, err := f.Retrieve(t.Context(), alice, requestID(id, 2))
-	wantCode(t, err, Gone, "make the request again")
-	one, err := f.forwardBackward(id, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	two, err := f.forwardBackward(id, 2)
-	if a, b := loss(t, one, nil), loss(t, two, err); a != b {
-		t.Errorf("the same pass twice gives %v and %v", a, b)
+	want, path := train(func(*fixture) {})
+	got, after := train((*fixture).restart)
+	if !slices.Equal(got, want) || after != path {
+		t.Errorf("losses %v and %s over restarts, %v and %s without", got, after, want, path)
 	}
 }
+
+func second[T any](_ T, err error) error { return err }
 
 func TestParkedModelsEnd(t *testing.T) {
 	ctx := t.Context()

@@ -78,13 +78,13 @@ func (r *Registry) startRun(ctx context.Context, owner string, n NewRun, from, t
 	r.models[m.id] = m
 	r.mu.Unlock()
 	m.mu.Lock()
-	m.enqueue(0, &job{future: f, run: func(ctx context.Context) (any, error) {
+	m.enqueue(0, &job{f, funcOp(func(ctx context.Context, m *model, _ *Future) (any, error) {
 		result, err := create(ctx, m)
 		if err != nil {
 			r.work.Go(func() { _ = m.retire(r.ctx, stateAfterUnload) })
 		}
 		return result, err
-	}})
+	})})
 	m.mu.Unlock()
 	return f, nil
 }

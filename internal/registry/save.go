@@ -49,13 +49,17 @@ func (r *Registry) Save(ctx context.Context, owner, modelID string, seq *int64, 
 	}[s.Kind]
 	return r.submit(ctx, owner, modelID, submission{
 		typ: typ, hash: hash, seq: seq,
-		run: func(ctx context.Context, m *model, f *Future) (any, error) {
-			if s.Name == "" && s.Kind == metastore.KindSampler {
-				return r.saveSnapshot(ctx, m, f, s)
-			}
-			return r.saveNamed(ctx, m, f, s)
-		},
+		op: saveOp{s},
 	})
+}
+
+type saveOp struct{ Request SaveRequest }
+
+func (op saveOp) run(ctx context.Context, m *model, f *Future) (any, error) {
+	if op.Request.Name == "" && op.Request.Kind == metastore.KindSampler {
+		return m.r.saveSnapshot(ctx, m, f, op.Request)
+	}
+	return m.r.saveNamed(ctx, m, f, op.Request)
 }
 
 func (r *Registry) saveNamed(ctx context.Context, m *model, f *Future, s SaveRequest) (any, error) {

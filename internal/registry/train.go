@@ -22,10 +22,14 @@ func (r *Registry) ForwardBackward(ctx context.Context, owner, modelID string, s
 			}
 			return m.em.Check(batch)
 		},
-		run: func(ctx context.Context, m *model, _ *Future) (any, error) {
-			return m.em.ForwardBackward(ctx, batch)
-		},
+		op: forwardBackwardOp{batch},
 	})
+}
+
+type forwardBackwardOp struct{ Batch *engine.Batch }
+
+func (op forwardBackwardOp) run(ctx context.Context, m *model, _ *Future) (any, error) {
+	return m.em.ForwardBackward(ctx, op.Batch)
 }
 
 // OptimStep queues an optimizer step. Its future's result is a
@@ -34,17 +38,21 @@ func (r *Registry) OptimStep(ctx context.Context, owner, modelID string, seq *in
 	return r.submit(ctx, owner, modelID, submission{
 		typ: "OptimStep", hash: hash, seq: seq,
 		check: func(*model) error { return p.Check() },
-		run: func(ctx context.Context, m *model, _ *Future) (any, error) {
-			if err := m.markUnsaved(ctx); err != nil {
-				return nil, err
-			}
-			metrics, err := m.em.OptimStep(ctx, p)
-			if err != nil {
-				return nil, err
-			}
-			return wire.OptimStepResult{Metrics: metrics}, nil
-		},
+		op:    optimStepOp{p},
 	})
+}
+
+type optimStepOp struct{ Params engine.AdamParams }
+
+func (op optimStepOp) run(ctx context.Context, m *model, _ *Future) (any, error) {
+	if err := m.markUnsaved(ctx); err != nil {
+		return nil, err
+	}
+	metrics, err := m.em.OptimStep(ctx, op.Params)
+	if err != nil {
+		return nil, err
+	}
+	return wire.OptimStepResult{Metrics: metrics}, nil
 }
 
 // Reject refuses a request of a live model that was found wrong before it

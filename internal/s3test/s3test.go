@@ -42,12 +42,15 @@ var server struct {
 
 // Run runs a package's tests and stops the server that they used, if any.
 func Run(m *testing.M) int {
-	defer func() {
-		if server.stop != nil {
-			server.stop()
-		}
-	}()
+	defer Stop()
 	return m.Run()
+}
+
+// Stop is for packages that have more to do about their tests than Run does.
+func Stop() {
+	if server.stop != nil {
+		server.stop()
+	}
 }
 
 // Bucket makes an empty bucket and returns its URL for blobstore.Open. The

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,11 +66,14 @@ func (b *buffer) String() string {
 // fixture is a server on a registry whose stores are in memory.
 type fixture struct {
 	*Server
-	t     *testing.T
-	url   string
-	meta  metastore.Store
-	clock *clock
-	log   *buffer
+	t    *testing.T
+	url  string
+	http *httptest.Server
+	// instead answers at this server's address.
+	instead atomic.Pointer[Server]
+	meta    metastore.Store
+	clock   *clock
+	log     *buffer
 
 	session string
 	model   string
@@ -77,21 +81,36 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, clock: &clock{at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, log: &buffer{}}
-	log := slog.New(slog.NewTextHandler(f.log, nil))
 	meta, err := metastore.OpenSQLite(t.Context(), ":memory:")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.meta = meta
 	t.Cleanup(func() { _ = meta.Close() })
+	return newFixtureOn(t, meta, blobstore.NewMemory(), false)
+}
+
+// newFixtureOn is newFixture on stores that there are already; they may be
+// shared with others.
+func newFixtureOn(t *testing.T, meta metastore.Store, blobs blobstore.Store, shared bool) *fixture {
+	t.Helper()
+	f := &fixture{t: t, clock: &clock{at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, log: &buffer{}, meta: meta}
+	log := slog.New(slog.NewTextHandler(f.log, nil))
 	eng, err := cpu.New(cpu.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = eng.Close() })
+	f.http = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if other := f.instead.Load(); other != nil {
+			other.ServeHTTP(w, r)
+			return
+		}
+		f.ServeHTTP(w, r)
+	}))
+	f.url = "http://" + f.http.Listener.Addr().String()
 	reg, err := registry.New(t.Context(), registry.Options{
-		Meta: meta, Blobs: blobstore.NewMemory(), Engine: eng, Logger: log, Now: f.clock.now, GCInterval: -1,
+		Meta: meta, Blobs: blobs, Engine: eng, Logger: log, Now: f.clock.now, GCInterval: -1,
+		Shared: shared, URL: f.url, Lease: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -101,9 +120,8 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(f)
-	t.Cleanup(srv.Close)
-	f.url = srv.URL
+	f.http.Start()
+	t.Cleanup(f.http.Close)
 	return f
 }
 

@@ -42,7 +42,7 @@ func (s *Server) serveOrForward(w *statusRecorder, r *http.Request, c *caller, n
 	r.Body = teeBody{io.TeeReader(in, &body), in}
 	held := &heldAnswer{ResponseWriter: w, caller: c}
 	next.ServeHTTP(held, r)
-	if c.elsewhere == nil {
+	if !c.passOn() {
 		return
 	}
 	for name := range w.Header() {
@@ -67,13 +67,13 @@ type heldAnswer struct {
 }
 
 func (h *heldAnswer) WriteHeader(status int) {
-	if h.caller.elsewhere == nil {
+	if !h.caller.passOn() {
 		h.ResponseWriter.WriteHeader(status)
 	}
 }
 
 func (h *heldAnswer) Write(p []byte) (int, error) {
-	if h.caller.elsewhere != nil {
+	if h.caller.passOn() {
 		return len(p), nil
 	}
 	return h.ResponseWriter.Write(p)

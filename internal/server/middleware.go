@@ -32,6 +32,8 @@ type caller struct {
 	elsewhere *registry.Elsewhere
 }
 
+func (c *caller) passOn() bool { return c.elsewhere != nil }
+
 type callerKey struct{}
 
 func callerOf(ctx context.Context) *caller {
