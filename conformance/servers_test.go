@@ -1,9 +1,12 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -63,21 +66,25 @@ type turns struct {
 }
 
 func (p turns) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	var body []byte
+	if r.Body != nil {
+		if body, err = io.ReadAll(r.Body); err != nil {
+			return nil, err
+		}
+	}
 	first := p.n.Add(1)
 	for i := range p.all {
 		u, _ := url.Parse(p.all[(int(first)+i)%len(p.all)].url)
 		out := r.Clone(r.Context())
 		out.URL.Scheme, out.URL.Host = u.Scheme, u.Host
-		if i > 0 && r.GetBody != nil {
-			out.Body, _ = r.GetBody()
-		}
+		out.Body = io.NopCloser(bytes.NewReader(body))
 		resp, err = http.DefaultTransport.RoundTrip(out)
-		var refused interface{ Timeout() bool }
-		if err == nil || errors.As(err, &refused) && refused.Timeout() || r.Body != nil && r.GetBody == nil {
+		var dial *net.OpError
+		if !errors.As(err, &dial) || dial.Op != "dial" {
 			return resp, err
 		}
 	}
-	return resp, err
+	return nil, err
 }
 
 // A training loop of the published SDK whose requests go to three servers in
