@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/engine/cpu"
 	"github.com/tinkex/tinkex/internal/metastore"
 	"github.com/tinkex/tinkex/internal/registry"
@@ -50,6 +51,7 @@ type Options struct {
 // Node is a running server without a listener.
 type Node struct {
 	Meta     metastore.Store
+	Blobs    blobstore.Store
 	Registry *registry.Registry
 	server   *server.Server
 	idle     *idler
@@ -82,6 +84,7 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.Blobs = blobs
 	n.onClose(func(context.Context) error { return blobs.Close() })
 	meta, err := opts.OpenMeta(ctx)
 	if err != nil {
@@ -134,6 +137,11 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.idle.begin()
 	defer n.idle.end()
 	n.server.ServeHTTP(w, r)
+}
+
+// Owner returns the owner that an API key stands for, or why it is refused.
+func (n *Node) Owner(ctx context.Context, key string) (string, error) {
+	return n.server.Owner(ctx, key)
 }
 
 // Drain ends the waits of clients for results that are not there yet: they are

@@ -88,18 +88,26 @@ func (s *Stores) Checkpoint(ctx context.Context, c metastore.Checkpoint, files .
 	return s.Meta.CommitCheckpoint(ctx, c, false, nil)
 }
 
-func (s *Stores) run(ctx context.Context, c metastore.Checkpoint) error {
-	session, rest, _ := strings.Cut(c.RunID, ":train:")
-	var seq int64
-	if _, err := fmt.Sscanf(rest, "%d", &seq); err != nil {
-		return errors.New(`expected a run id of the form "<session>:train:<n>"`)
+// Run makes a run, and its session if it is not there. Its id is of the form
+// "<session>:train:<n>", which also gives Seq and SessionID. metastore.ErrExists
+// if there is one of that id.
+func (s *Stores) Run(ctx context.Context, r metastore.Run) error {
+	session, rest, _ := strings.Cut(r.ID, ":train:")
+	if n, _ := fmt.Sscanf(rest, "%d", &r.Seq); n != 1 || session == "" || r.ID != fmt.Sprintf("%s:train:%d", session, r.Seq) {
+		return fmt.Errorf(`run %q: expected an id of the form "<session>:train:<n>"`, r.ID)
 	}
-	err := s.Meta.CreateSession(ctx, metastore.Session{ID: session, Owner: c.Owner, CreatedAt: c.CreatedAt, LastHeartbeat: c.CreatedAt})
+	r.SessionID = session
+	err := s.Meta.CreateSession(ctx, metastore.Session{ID: session, Owner: r.Owner, CreatedAt: r.CreatedAt, LastHeartbeat: r.CreatedAt})
 	if err != nil && !errors.Is(err, metastore.ErrExists) {
 		return err
 	}
-	err = s.Meta.CreateRun(ctx, metastore.Run{
-		ID: c.RunID, SessionID: session, Seq: seq, Owner: c.Owner, LoRA: c.LoRA,
+	return s.Meta.CreateRun(ctx, r)
+}
+
+// run makes the run of a checkpoint, unless it is there.
+func (s *Stores) run(ctx context.Context, c metastore.Checkpoint) error {
+	err := s.Run(ctx, metastore.Run{
+		ID: c.RunID, Owner: c.Owner, LoRA: c.LoRA,
 		CreatedAt: c.CreatedAt, LastRequestAt: c.CreatedAt, State: metastore.RunEnded,
 	})
 	if errors.Is(err, metastore.ErrExists) {

@@ -111,6 +111,13 @@ func (a *authenticator) authenticate(ctx context.Context, h http.Header) (string
 	return owner, err
 }
 
+// Owner returns the owner that an API key stands for, or why it is refused.
+func (s *Server) Owner(ctx context.Context, key string) (string, error) {
+	h := http.Header{}
+	h.Set(wire.HeaderAPIKey, key)
+	return s.auth.authenticate(ctx, h)
+}
+
 func (a *authenticator) lookup(ctx context.Context, hash string) (string, error) {
 	k, err := a.meta.KeyByHash(ctx, hash)
 	switch {
