@@ -11,7 +11,20 @@ import (
 )
 
 // sources are the files whose code tests run.
-var sources = []string{"../lifecycle/main.go", "fragments_test.go"}
+func sources(t *testing.T) []string {
+	t.Helper()
+	found := []string{"../lifecycle/main.go", "../../tinkextest/example_test.go"}
+	here, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range here {
+		if name != "guides_test.go" {
+			found = append(found, name)
+		}
+	}
+	return found
+}
 
 func TestShownCodeIsRunCode(t *testing.T) {
 	guides, err := filepath.Glob("../../docs/guides/*.md")
@@ -19,6 +32,7 @@ func TestShownCodeIsRunCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	var code []string
+	sources := sources(t)
 	for _, name := range sources {
 		code = append(code, read(t, name))
 	}
@@ -31,7 +45,7 @@ func TestShownCodeIsRunCode(t *testing.T) {
 			}
 		}
 	}
-	if shown < 3 {
+	if shown < 25 {
 		t.Errorf("%d blocks of Go were found; the README and the guides have more", shown)
 	}
 }
