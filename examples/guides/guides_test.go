@@ -50,9 +50,12 @@ func TestShownCodeIsRunCode(t *testing.T) {
 	}
 }
 
+// here is where the tests begin; some go elsewhere.
+var here, _ = os.Getwd()
+
 func read(t *testing.T, name string) string {
 	t.Helper()
-	b, err := os.ReadFile(name)
+	b, err := os.ReadFile(filepath.Join(here, name))
 	if err != nil {
 		t.Fatal(err)
 	}

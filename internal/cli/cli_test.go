@@ -380,7 +380,11 @@ func TestDemoTellsTheWholeStory(t *testing.T) {
 }
 
 func TestKeyCommands(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
+	run(t, "key", "list", "--data-dir", dir).want(t, exitUsage, nil, []string{"there is no tinkex.db in " + dir})
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("looking for keys makes a data directory")
+	}
 	r := run(t, "key", "create", "--data-dir", dir, "--name", "ci").want(t, exitDone, []string{"tml-"}, []string{"this once only"})
 	secret := strings.TrimSpace(r.stdout)
 	list := run(t, "key", "list", "--data-dir", dir).want(t, exitDone, []string{"key-", "ci", "active"}, nil)

@@ -6,6 +6,9 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,12 +31,23 @@ From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
 	}
 	var f storeFlags
 	f.add(cmd.PersistentFlags(), false)
-	// withMeta runs a command with the server's metadata open.
+	// withMeta runs a command with the server's metadata open. Only the command
+	// that makes the first key, which may come before the server, makes the
+	// data directory too.
 	withMeta := func(do func(ctx context.Context, meta metastore.Store, args []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
 			stores, err := f.stores()
 			if err != nil {
 				return err
+			}
+			if stores.DB == "" && cmd.Name() == "create" {
+				if err := os.MkdirAll(stores.DataDir, 0o700); err != nil {
+					return fmt.Errorf("data directory: %w", err)
+				}
+			} else if stores.DB == "" {
+				if _, err := os.Stat(filepath.Join(stores.DataDir, metaFile)); errors.Is(err, fs.ErrNotExist) {
+					return usagef("--data-dir: there is no %s in %s: expected the directory that tinkex serve keeps its data in", metaFile, stores.DataDir)
+				}
 			}
 			meta, err := stores.OpenMeta(cmd.Context())
 			if err != nil {
