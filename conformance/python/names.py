@@ -1,0 +1,37 @@
+"""Which names of the published package, of its commands and of their options are
+there: {"names": ["ServiceClient.close", "types.Datum"], "commands": [["checkpoint",
+"list"], ["checkpoint", "list", "--limit"]]} gives {"missing": [...]}."""
+
+import click
+
+from tinker.cli.__main__ import main_cli
+
+from scenario import *
+
+
+def has_name(name: str) -> bool:
+    at = tinker
+    for part in name.split("."):
+        fields = getattr(at, "model_fields", {})
+        if not hasattr(at, part) and part not in fields:
+            return False
+        at = getattr(at, part, None)
+    return True
+
+
+def has_command(words: list[str]) -> bool:
+    at, context = main_cli, click.Context(main_cli)
+    for word in words:
+        if word.startswith("-"):
+            return any(word in p.opts for p in at.params)
+        at = at.get_command(context, word) if isinstance(at, click.Group) else None
+        if at is None:
+            return False
+    return True
+
+
+asked = arguments()
+emit({
+    "missing": [n for n in asked["names"] if not has_name(n)]
+    + [" ".join(c) for c in asked["commands"] if not has_command(c)]
+})
