@@ -145,7 +145,7 @@ text{font:%gpx ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","Li
 <svg x="%g" y="%g" width="%g" height="%g">
 <g class="s">
 `, width, height, width, height, description, fontSize, scrolled(len(lines)), total.Seconds(), last, total.Seconds(),
-		scroll.String(), cover.String(), width, height, margin, barHeight, columns*cellWidth, rows*lineHeight+margin/2)
+		scroll.String(), cover.String(), width, height, margin, barHeight, columns*cellWidth, rows*lineHeight)
 	for i, line := range lines {
 		drawLine(w, line, lineHeight*float64(i)+fontSize+1)
 	}
