@@ -188,3 +188,13 @@ func TestComparisonIsMeasured(t *testing.T) {
 		}
 	}
 }
+
+// Every guide can be found from the README.
+func TestREADMEHasAllGuides(t *testing.T) {
+	readme := read(t, "../../README.md")
+	for _, page := range pages(t)[1:] {
+		if name, _ := filepath.Rel("../..", page); !strings.Contains(readme, "("+filepath.ToSlash(name)+")") {
+			t.Errorf("README.md does not link to %s", name)
+		}
+	}
+}
