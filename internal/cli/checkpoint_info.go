@@ -72,36 +72,8 @@ func (a *app) checkpointInfo(ctx context.Context, path tinkex.TinkerPath) error 
 		return err
 	}
 	defer client.Close()
-	info := checkpointInfoJSON{TrainingRunID: path.RunID}
-	weights, err := client.WeightsInfo(ctx, path)
+	info, weights, err := readCheckpointInfo(ctx, client, path)
 	if err != nil {
-		return err
-	}
-	info.IsLoRA, info.LoRARank = weights.IsLoRA, weights.LoRARank
-	info.TrainAttn, info.TrainMLP, info.TrainUnembed = weights.TrainAttn, weights.TrainMLP, weights.TrainUnembed
-	info.Checkpoint = tinkex.Checkpoint{CheckpointID: path.CheckpointID(), CheckpointType: path.Type, TinkerPath: path.String(), Public: true}
-	list, err := client.ListRunCheckpoints(ctx, path.RunID)
-	switch {
-	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden):
-		// Somebody else's, and public.
-	case err != nil:
-		return err
-	default:
-		for _, c := range list.Checkpoints {
-			if c.TinkerPath == path.String() {
-				info.Checkpoint, info.Owned = c, true
-			}
-		}
-	}
-	info.BaseModel = weights.BaseModel
-	info.ReadableBy = "owner"
-	if info.Public {
-		info.ReadableBy = "everybody"
-	}
-	if err := info.addRun(ctx, client, path); err != nil {
-		return err
-	}
-	if err := info.addFiles(ctx, client, path); err != nil {
 		return err
 	}
 	if a.format == "json" {
@@ -118,6 +90,40 @@ func (a *app) checkpointInfo(ctx context.Context, path tinkex.TinkerPath) error 
 		t.row(f.Name, size(f.Size), f.SHA256)
 	}
 	return t.render()
+}
+
+// readCheckpointInfo asks for all there is to know of a checkpoint.
+func readCheckpointInfo(ctx context.Context, client *tinkex.RestClient, path tinkex.TinkerPath) (checkpointInfoJSON, tinkex.WeightsInfo, error) {
+	info := checkpointInfoJSON{TrainingRunID: path.RunID}
+	weights, err := client.WeightsInfo(ctx, path)
+	if err != nil {
+		return info, weights, err
+	}
+	info.IsLoRA, info.LoRARank = weights.IsLoRA, weights.LoRARank
+	info.TrainAttn, info.TrainMLP, info.TrainUnembed = weights.TrainAttn, weights.TrainMLP, weights.TrainUnembed
+	info.Checkpoint = tinkex.Checkpoint{CheckpointID: path.CheckpointID(), CheckpointType: path.Type, TinkerPath: path.String(), Public: true}
+	list, err := client.ListRunCheckpoints(ctx, path.RunID)
+	switch {
+	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden):
+		// Somebody else's, and public.
+	case err != nil:
+		return info, weights, err
+	default:
+		for _, c := range list.Checkpoints {
+			if c.TinkerPath == path.String() {
+				info.Checkpoint, info.Owned = c, true
+			}
+		}
+	}
+	info.BaseModel = weights.BaseModel
+	info.ReadableBy = "owner"
+	if info.Public {
+		info.ReadableBy = "everybody"
+	}
+	if err := info.addRun(ctx, client, path); err != nil {
+		return info, weights, err
+	}
+	return info, weights, info.addFiles(ctx, client, path)
 }
 
 // addRun adds what only the owner may know of the run.
