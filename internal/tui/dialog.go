@@ -2,6 +2,7 @@ package tui
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 // dialog asks something before it is done. With an input it asks for a text,
 // otherwise for y.
 type dialog struct {
+	named  []string // of what it is about, cut to lines
 	lines  []string
 	prompt string
 	input  *line
@@ -23,7 +25,12 @@ type dialog struct {
 	stop context.CancelFunc // of what is being found out for it; may be nil
 }
 
-func (m *Model) ask(d *dialog) { m.dialog = d }
+func (m *Model) ask(d *dialog) {
+	m.dialog = d
+	if !m.failed {
+		m.status = ""
+	}
+}
 
 func (m *Model) closeDialog() {
 	if m.dialog != nil && m.dialog.stop != nil {
@@ -66,6 +73,9 @@ func (m *Model) dialogKey(k tea.KeyPressMsg) tea.Cmd {
 // where in that the cursor is.
 func (m *Model) dialogLines(width int) (lines []string, cursor int) {
 	d := m.dialog
+	for _, l := range d.named {
+		lines = append(lines, m.pen.middle(l, width))
+	}
 	for _, l := range d.lines {
 		lines = append(lines, wrap(l, width)...)
 	}
@@ -132,20 +142,26 @@ func (s sum) of() string {
 // shownPaths is how many of the checkpoints in question are named.
 const shownPaths = 6
 
-// naming lists some of the checkpoints, and what is to be known of the marks.
-func (m *Model) naming(targets []tinkex.Checkpoint) []string {
-	var lines []string
+// about is a dialog that names some of the checkpoints, and says what is to be
+// known of the marks.
+func (m *Model) about(targets []tinkex.Checkpoint) *dialog {
+	d := &dialog{}
+	if len(targets) == 1 {
+		d.lines = []string{m.opts.Text(targets[0].TinkerPath), ""}
+		return d
+	}
 	for i, c := range targets {
 		if i == shownPaths && len(targets) > shownPaths+1 {
-			lines = append(lines, fmt.Sprintf("  and %s more", count(len(targets)-shownPaths)))
+			d.named = append(d.named, fmt.Sprintf("  and %s more", count(len(targets)-shownPaths)))
 			break
 		}
-		lines = append(lines, "  "+m.opts.Text(c.TinkerPath))
+		d.named = append(d.named, "  "+m.opts.Text(c.TinkerPath))
 	}
-	if n := m.hiddenMarks(); n > 0 && len(targets) > 1 {
-		lines = append(lines, fmt.Sprintf("%s of them are marked but not in the list as it is filtered now.", count(n)))
+	if n := m.hiddenMarks(); n > 0 {
+		d.lines = append(d.lines, fmt.Sprintf("%s marked but not in the list as it is now.", are(n)))
 	}
-	return append(lines, "")
+	d.lines = append(d.lines, "")
+	return d
 }
 
 // measured is how many checkpoints may be asked for their files to find out
@@ -161,11 +177,9 @@ type freedMsg struct {
 
 func (m *Model) askDelete(targets []tinkex.Checkpoint) tea.Cmd {
 	s := sumOf(targets)
-	d := &dialog{
-		lines:  m.naming(targets),
-		prompt: fmt.Sprintf("Delete %s%s for good?", plural(len(targets), "checkpoint"), s.of()),
-		yes:    func(string) (tea.Cmd, error) { return m.start(m.deletion(targets)), nil },
-	}
+	d := m.about(targets)
+	d.prompt = fmt.Sprintf("Delete %s%s for good?", plural(len(targets), "checkpoint"), s.of())
+	d.yes = func(string) (tea.Cmd, error) { return m.start(m.deletion(targets)), nil }
 	if s.public > 0 {
 		d.lines = append(d.lines, fmt.Sprintf("%s public: others may rely on them.", are(s.public)))
 	}
@@ -219,10 +233,8 @@ func (m *Model) freedArrived(msg freedMsg) {
 }
 
 func (m *Model) askPublish(targets []tinkex.Checkpoint, public bool) {
-	d := &dialog{
-		lines:  m.naming(targets),
-		prompt: fmt.Sprintf("Let everybody who knows the path read %s?", plural(len(targets), "checkpoint")),
-	}
+	d := m.about(targets)
+	d.prompt = fmt.Sprintf("Let everybody who knows the path read %s?", plural(len(targets), "checkpoint"))
 	if !public {
 		d.prompt = fmt.Sprintf("Make %s private again?", plural(len(targets), "checkpoint"))
 	}
@@ -232,41 +244,40 @@ func (m *Model) askPublish(targets []tinkex.Checkpoint, public bool) {
 
 func (m *Model) askTTL(targets []tinkex.Checkpoint) {
 	input := newLine("")
-	m.ask(&dialog{
-		lines: append(m.naming(targets), fmt.Sprintf("After what time are %s to be gone? Seconds, or 90m, 24h.", plural(len(targets), "checkpoint"))),
-		input: &input, prompt: "Time to live:",
-		yes: func(text string) (tea.Cmd, error) {
-			ttl, err := m.opts.ParseTTL(strings.TrimSpace(text))
-			if err != nil {
-				return nil, err
-			}
-			return m.start(m.expiration(targets, ttl)), nil
-		},
-	})
+	d := m.about(targets)
+	d.lines = append(d.lines, fmt.Sprintf("Set when to delete %s: after how long? Seconds, or 90m, 24h.", plural(len(targets), "checkpoint")))
+	d.prompt, d.input = "Time to live:", &input
+	d.yes = func(text string) (tea.Cmd, error) {
+		ttl, err := m.opts.ParseTTL(strings.TrimSpace(text))
+		if err != nil {
+			return nil, err
+		}
+		return m.start(m.expiration(targets, ttl)), nil
+	}
+	m.ask(d)
 }
 
 func (m *Model) askRemoveTTL(targets []tinkex.Checkpoint) {
-	m.ask(&dialog{
-		lines:  m.naming(targets),
-		prompt: fmt.Sprintf("Keep %s for ever?", plural(len(targets), "checkpoint")),
-		yes:    func(string) (tea.Cmd, error) { return m.start(m.expiration(targets, 0)), nil },
-	})
+	d := m.about(targets)
+	d.prompt = fmt.Sprintf("Keep %s for ever?", plural(len(targets), "checkpoint"))
+	d.yes = func(string) (tea.Cmd, error) { return m.start(m.expiration(targets, 0)), nil }
+	m.ask(d)
 }
 
 func (m *Model) askDownload(targets []tinkex.Checkpoint) {
 	input := newLine(m.dir)
-	m.ask(&dialog{
-		lines: append(m.naming(targets), fmt.Sprintf("Download %s%s, each into a directory of its own in:", plural(len(targets), "checkpoint"), sumOf(targets).of())),
-		input: &input, prompt: "Directory:",
-		yes: func(text string) (tea.Cmd, error) {
-			dir := strings.TrimSpace(text)
-			if dir == "" {
-				return nil, fmt.Errorf("name a directory; . is the working directory")
-			}
-			m.dir = dir
-			return m.start(m.download(targets, dir)), nil
-		},
-	})
+	d := m.about(targets)
+	d.lines = append(d.lines, fmt.Sprintf("Download %s%s, each into a directory of its own in:", plural(len(targets), "checkpoint"), sumOf(targets).of()))
+	d.prompt, d.input = "Directory:", &input
+	d.yes = func(text string) (tea.Cmd, error) {
+		dir := strings.TrimSpace(text)
+		if dir == "" {
+			return nil, errors.New("name a directory; . is the working directory")
+		}
+		m.dir = dir
+		return m.start(m.download(targets, dir)), nil
+	}
+	m.ask(d)
 }
 
 // askQuit asks only if something would be lost.

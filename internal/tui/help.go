@@ -61,7 +61,7 @@ func (m *Model) failureLines(width int) []string {
 		for _, l := range wrap(m.opts.Text(f.path), width) {
 			lines = append(lines, m.pen.bold(l))
 		}
-		lines = append(lines, wrap(m.explain(f.err), width)...)
+		lines = append(lines, wrap(m.explain(f.err, doAgain), width)...)
 	}
 	return lines
 }

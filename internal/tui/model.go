@@ -53,6 +53,7 @@ type Model struct {
 	marked int              // counts the changes of marks
 	hidden hidden
 	anchor string // where a range of marks begins
+	toMark bool   // all that are listed, once the list is what was asked for
 
 	details  details
 	chart    chart
@@ -131,6 +132,9 @@ func (m *Model) update(msg tea.Msg) tea.Cmd {
 		if m.checkpoints.arrived(msg.rows) {
 			return m.updateCheckpoints()
 		}
+		if m.toMark {
+			m.markAll()
+		}
 	case rowsMsg[runRow]:
 		if m.runs.arrived(msg.rows) {
 			return m.updateRuns()
@@ -155,14 +159,22 @@ func (m *Model) open(p page) {
 	if m.page() != p {
 		m.stack = append(m.stack, p)
 	}
-	m.scroll = 0
+	m.turned()
 }
 
 func (m *Model) back() {
 	if len(m.stack) > 1 {
 		m.stack = m.stack[:len(m.stack)-1]
 	}
-	m.scroll = 0
+	m.turned()
+}
+
+// turned forgets what was of another page. Errors stay.
+func (m *Model) turned() {
+	m.scroll, m.toMark = 0, false
+	if !m.failed {
+		m.status = ""
+	}
 }
 
 func (m *Model) say(format string, args ...any) {
@@ -177,28 +189,28 @@ func (m *Model) sayError(format string, args ...any) {
 // fail shows an error. r tries again.
 func (m *Model) fail(err error) {
 	if m.ctx.Err() == nil {
-		m.sayError("%s", m.explain(err))
+		m.sayError("%s", m.explain(err, "r tries again"))
 	}
 }
 
-// explain says what is wrong and what to do.
-func (m *Model) explain(err error) string {
+// explain says what is wrong and what to do, again being how to try again.
+func (m *Model) explain(err error, again string) string {
 	var e *tinkex.Error
 	answered := errors.As(err, &e) && e.Status != 0
 	text := m.opts.Text(strings.ReplaceAll(err.Error(), "\n", " "))
 	switch {
 	case errors.Is(err, tinkex.ErrUnauthorized):
-		return "The server refuses the key: check TINKER_API_KEY and that TINKER_BASE_URL is its server, or press r to try again. " + text
+		return "The server refuses the key: check TINKER_API_KEY, and that TINKER_BASE_URL is its server; " + again + ". " + text
 	case errors.Is(err, tinkex.ErrExists):
 		return text + "; remove it or name another directory"
 	case errors.Is(err, tinkex.ErrNotFound):
 		return "Not there any more, or not yours; r refreshes. " + text
 	case errors.Is(err, checkpoint.ErrNotTried):
-		return text + "; try again"
+		return text + "; " + again
 	case e != nil && !answered && e.Category != tinkex.CategoryUser:
-		return "The server cannot be reached; r tries again. " + text
+		return "The server cannot be reached; " + again + ". " + text
 	case e != nil && e.Category == tinkex.CategoryServer:
-		return "The server failed; r tries again. " + text
+		return "The server failed; " + again + ". " + text
 	}
 	return text
 }
@@ -429,8 +441,12 @@ func (m *Model) checkpointsKey(key string) tea.Cmd {
 	case "S":
 		l.reverse = !l.reverse
 		return m.updateCheckpoints()
-	case "c", "C":
+	case "c":
 		m.openChart()
+	case "C":
+		cmd := m.openRun("")
+		m.openChart()
+		return cmd
 	case "space":
 		if c, ok := l.current(); ok {
 			if _, marked := m.marks[c.TinkerPath]; marked {
@@ -445,7 +461,7 @@ func (m *Model) checkpointsKey(key string) tea.Cmd {
 	case "a":
 		m.markAll()
 	case "u":
-		m.marks, m.anchor = map[string]int64{}, ""
+		m.marks, m.anchor, m.toMark = map[string]int64{}, "", false
 		m.marked++
 		m.say("Nothing is marked.")
 	}
@@ -556,6 +572,10 @@ func (m *Model) markRange() {
 // markAll marks all that are listed, or if they are, unmarks them.
 func (m *Model) markAll() {
 	l := &m.checkpoints
+	if m.toMark = l.working; m.toMark {
+		m.say("Marking all that are listed, once they are.")
+		return
+	}
 	all := true
 	for _, c := range l.rows {
 		if _, marked := m.marks[c.TinkerPath]; !marked {
@@ -573,7 +593,7 @@ func (m *Model) markAll() {
 	switch _, complete := m.source(); {
 	case all:
 		m.say("Unmarked all that are listed.")
-	case !complete || l.working:
+	case !complete:
 		m.say("Marked the %s that are listed so far; the list is still being read.", plural(len(l.rows), "checkpoint"))
 	default:
 		m.say("Marked all %s that are listed.", plural(len(l.rows), "checkpoint"))

@@ -15,6 +15,9 @@ import (
 	"github.com/tinkex/tinkex/checkpoint"
 )
 
+// doAgain is how to try again what failed for some: it stays marked.
+const doAgain = "do it again when that has changed"
+
 // progressEvery is how often the progress of an operation is drawn.
 const progressEvery = 200 * time.Millisecond
 
@@ -86,6 +89,9 @@ func (m *Model) ended(msg opMsg) tea.Cmd {
 	o := msg.op
 	o.cancel()
 	m.op, m.failures = nil, msg.out.failures
+	if m.page() == pageOperation {
+		m.back()
+	}
 	for _, path := range msg.out.done {
 		m.unmark(path)
 	}
@@ -115,16 +121,13 @@ func (m *Model) ended(msg opMsg) tea.Cmd {
 	}
 	if n := len(msg.out.failures); n > 0 {
 		first := msg.out.failures[0].err
-		s := fmt.Sprintf("%s failed and stay marked (e shows why): %s", count(n), m.explain(first))
+		s := fmt.Sprintf("%s failed and stay marked (e shows why): %s", count(n), m.explain(first, doAgain))
 		if n == 1 {
-			s = fmt.Sprintf("1 failed and stays marked: %s", m.explain(first))
+			s = fmt.Sprintf("1 failed and stays marked: %s", m.explain(first, doAgain))
 		}
 		m.sayError("%s", strings.Join(append(said, s), "; "))
 	} else {
 		m.say("%s.", strings.Join(said, "; "))
-	}
-	if m.page() == pageOperation {
-		m.back()
 	}
 	if m.quitting {
 		return tea.Quit
@@ -398,7 +401,8 @@ func (m *Model) operationLines(width, height int) []string {
 	s := m.op.state()
 	lines := []string{m.opSummary(width), ""}
 	if m.op.download {
-		lines = append(lines, m.pen.fit("Complete ones appear in their directories; stopped ones are continued by the same download.", width, false), "")
+		lines = append(lines, wrap("What is complete appears in its directory. If it is stopped, "+downloadGoesOn+".", width)...)
+		lines = append(lines, "")
 	}
 	var items []string
 	for _, p := range s.items {

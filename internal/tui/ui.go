@@ -84,7 +84,13 @@ func Run(ctx context.Context, opts Options, in io.Reader, out io.Writer) error {
 	}
 	var model tea.Model = m
 	if opts.Dumb {
-		model = &dumb{Model: m, out: out}
+		d := &dumb{Model: m, out: out}
+		restore, err := d.prepare(in)
+		if err != nil {
+			return err
+		}
+		defer restore()
+		model = d
 		programOptions = append(programOptions, tea.WithoutRenderer())
 	}
 	_, err := tea.NewProgram(model, programOptions...).Run()

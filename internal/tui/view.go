@@ -337,17 +337,17 @@ func filteredBy[T any](text func(string) string, l *list[T]) string {
 // statusLines are the progress of what is being done, or what happened last.
 func (m *Model) statusLines(w int) []string {
 	var lines []string
-	if m.op != nil {
+	if m.op != nil && m.page() != pageOperation {
 		lines = append(lines, m.opSummary(w))
 	}
-	if m.status == "" {
+	if m.status == "" || m.failed && m.page() == pageFailures {
 		return lines
 	}
 	room := max(m.statusHeight()-len(lines), 0)
 	said := wrap(m.status, w)
 	if len(said) > room && room > 0 {
 		said = said[:room]
-		said[room-1] = m.pen.clip(m.pen.fit(said[room-1], max(w-3, 0), false), max(w-3, 0)) + m.pen.ellipsis()
+		said[room-1] = m.pen.clip(said[room-1]+m.pen.ellipsis(), w)
 	}
 	for _, l := range said[:min(len(said), room)] {
 		if m.failed {
