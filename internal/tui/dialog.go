@@ -23,6 +23,8 @@ type dialog struct {
 	// yes gets the input. An error is shown, and the dialog stays.
 	yes  func(text string) (tea.Cmd, error)
 	stop context.CancelFunc // of what is being found out for it; may be nil
+	// quits: asked by Ctrl-C or q, and another Ctrl-C is a yes.
+	quits bool
 }
 
 func (m *Model) ask(d *dialog) {
@@ -53,6 +55,8 @@ func (m *Model) dialogKey(k tea.KeyPressMsg) tea.Cmd {
 		return cmd
 	}
 	switch key := k.String(); {
+	case key == "ctrl+c" && d.quits:
+		return answer("")
 	case key == "esc", key == "ctrl+c":
 		m.closeDialog()
 	case d.input != nil && key == "enter":
@@ -227,7 +231,7 @@ func are(n int) string {
 func (m *Model) freedArrived(msg freedMsg) {
 	text := fmt.Sprintf("That frees %s on the server", size(msg.freed.Bytes))
 	if msg.freed.Bytes < msg.all {
-		text += "; files that others of the runs have too stay"
+		text += ": checkpoints of a run share files"
 	}
 	msg.of.lines = append(msg.of.lines, text+".")
 }
@@ -286,7 +290,7 @@ func (m *Model) askQuit() tea.Cmd {
 		return tea.Quit
 	}
 	o := m.op
-	d := &dialog{prompt: "Stop it and quit?", yes: func(string) (tea.Cmd, error) {
+	d := &dialog{quits: true, prompt: "Stop it and quit?", yes: func(string) (tea.Cmd, error) {
 		if m.op == nil {
 			return tea.Quit, nil
 		}

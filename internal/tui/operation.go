@@ -78,10 +78,13 @@ func (m *Model) start(o *operation) tea.Cmd {
 	ctx, cancel := context.WithCancel(m.ctx)
 	o.cancel, o.ended, o.began = cancel, make(chan struct{}), m.now()
 	m.op, m.status = o, ""
-	return tea.Batch(tick(o), func() tea.Msg {
+	// It does not depend on the command being run, so that stop may wait for it.
+	result := make(chan outcome, 1)
+	go func() {
 		defer close(o.ended)
-		return opMsg{o, o.work(ctx, o)}
-	})
+		result <- o.work(ctx, o)
+	}()
+	return tea.Batch(tick(o), func() tea.Msg { return opMsg{o, <-result} })
 }
 
 // ended takes what an operation did. What could not be done stays marked.

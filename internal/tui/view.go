@@ -157,7 +157,7 @@ func (m *Model) runColumns() []column[runRow] {
 	return []column[runRow]{
 		{title: "Base model", width: 16, flex: true, value: func(r runRow) string { return m.opts.Text(r.BaseModel) }},
 		{title: "Checkpoints", width: 11, right: true, value: func(r runRow) string { return count(r.checkpoints) + more }},
-		{title: "Size", width: 10, right: true, need: 3, value: func(r runRow) string { return size(r.bytes) + more }},
+		{title: "Size", width: 9, right: true, need: 3, value: func(r runRow) string { return size(r.bytes) + more }},
 		{title: "Active", width: 6, right: true, need: 2, value: func(r runRow) string { return m.age(r.active()) }},
 		{title: "Status", width: 10, need: 1, value: func(r runRow) string {
 			if r.Corrupted {
@@ -375,11 +375,13 @@ func (m *Model) keys(w int) string {
 	case m.page() == pageCheckpoints:
 		keys = []string{"? keys", "Space mark", "d download", "D delete", "p publish", "t expire", "/ filter", "s sort", "c sizes", "Esc back"}
 	case m.page() == pageDetails:
-		keys = []string{"? keys", "d download", "D delete", "p publish", "t expire", "Esc back"}
+		keys = []string{"? keys", "d download", "D delete", "p publish", "t expire", "Esc back", "Up Down scroll"}
 	case m.page() == pageOperation:
 		keys = []string{"x stop", "Esc back"}
-	default:
+	case m.page() == pageChart:
 		keys = []string{"Esc back", "q quit"}
+	default:
+		keys = []string{"Esc back", "Up Down scroll", "q quit"}
 	}
 	s := keys[0]
 	for _, k := range keys[1:] {
