@@ -161,7 +161,7 @@ func (m *Model) about(targets []tinkex.Checkpoint) *dialog {
 		}
 		d.named = append(d.named, "  "+m.opts.Text(c.TinkerPath))
 	}
-	if n := m.hiddenMarks(); n > 0 {
+	if n := m.summed().hidden; n > 0 {
 		d.lines = append(d.lines, fmt.Sprintf("%s marked but not in the list as it is now.", are(n)))
 	}
 	d.lines = append(d.lines, "")

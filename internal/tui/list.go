@@ -21,15 +21,26 @@ type list[T any] struct {
 	rows        []T // what is shown, not changed in place
 	cursor, top int
 
-	made    int  // counts the times that rows were asked for
+	made    int  // counts the times that rows were shown
+	wanted  int  // counts the changes of what is asked for
 	working bool // rows are being made beside
 	again   bool // and have to be made once more
 }
 
 // rowsMsg brings rows that were made beside.
 type rowsMsg[T any] struct {
-	of   *list[T]
-	rows []T
+	wanted int
+	rows   []T
+}
+
+// want says that what was asked for before is not what is wanted any more.
+// Without it, update is about more items of the same.
+func (l *list[T]) want() { l.wanted++ }
+
+// sort goes on to the next order.
+func (l *list[T]) sort() {
+	l.order = (l.order + 1) % len(l.orders)
+	l.want()
 }
 
 // update makes the rows with a function of the filter's words and the order,
@@ -46,16 +57,20 @@ func (l *list[T]) update(items int, build func(words []string, order string, rev
 		return nil
 	}
 	l.working = true
-	return func() tea.Msg { return rowsMsg[T]{l, build(words, order, reverse)} }
+	wanted := l.wanted
+	return func() tea.Msg { return rowsMsg[T]{wanted, build(words, order, reverse)} }
 }
 
-// arrived takes what update made beside, and reports whether that is out of
-// date already.
-func (l *list[T]) arrived(rows []T) (again bool) {
+// arrived takes what update made beside. It reports whether that was shown, and
+// whether it has to be made again.
+func (l *list[T]) arrived(msg rowsMsg[T]) (shown, again bool) {
 	again = l.again
 	l.working, l.again = false, false
-	l.show(rows)
-	return again
+	if msg.wanted == l.wanted {
+		l.show(msg.rows)
+		return true, again
+	}
+	return false, again
 }
 
 // show replaces the rows. The cursor stays on the item that it is on, unless

@@ -51,7 +51,7 @@ type Model struct {
 
 	marks  map[string]int64 // sizes by tinker path; -1: unknown
 	marked int              // counts the changes of marks
-	hidden hidden
+	sums   sums
 	anchor string // where a range of marks begins
 	toMark bool   // all that are listed, once the list is what was asked for
 
@@ -67,9 +67,13 @@ type Model struct {
 	lastError string // the last error in full, for the page about it
 }
 
-// hidden remembers how many marks are not in the list, for the rows and the
-// marks of a certain time.
-type hidden struct{ made, marked, n int }
+// sums are sums of what is listed and of what is marked, at a certain state of
+// both.
+type sums struct {
+	made, marked            int
+	listedBytes, markedSize int64
+	hidden                  int // marks that are not in the list
+}
 
 // New returns a browser whose requests end with ctx.
 func New(ctx context.Context, opts Options) *Model {
@@ -129,14 +133,15 @@ func (m *Model) update(msg tea.Msg) tea.Cmd {
 	case runListMsg:
 		return m.runListArrived(msg)
 	case rowsMsg[tinkex.Checkpoint]:
-		if m.checkpoints.arrived(msg.rows) {
-			return m.updateCheckpoints()
-		}
-		if m.toMark {
+		shown, again := m.checkpoints.arrived(msg)
+		if shown && m.toMark {
 			m.markAll()
 		}
+		if again {
+			return m.updateCheckpoints()
+		}
 	case rowsMsg[runRow]:
-		if m.runs.arrived(msg.rows) {
+		if _, again := m.runs.arrived(msg); again {
 			return m.updateRuns()
 		}
 	case describedMsg:
@@ -345,9 +350,11 @@ func (m *Model) filtered() tea.Cmd { return m.setFilter(m.filtering.String()) }
 func (m *Model) setFilter(s string) tea.Cmd {
 	if m.page() == pageRuns {
 		m.runs.filter = s
+		m.runs.want()
 		return m.updateRuns()
 	}
 	m.checkpoints.filter = s
+	m.checkpoints.want()
 	return m.updateCheckpoints()
 }
 
@@ -370,10 +377,11 @@ func (m *Model) runsKey(key string) tea.Cmd {
 	case "esc":
 		return m.setFilter("")
 	case "s":
-		l.order = (l.order + 1) % len(l.orders)
+		l.sort()
 		return m.updateRuns()
 	case "S":
 		l.reverse = !l.reverse
+		l.want()
 		return m.updateRuns()
 	case "c":
 		if r, ok := l.current(); ok {
@@ -396,6 +404,7 @@ func (m *Model) openRun(run string) tea.Cmd {
 	if m.run != run || len(l.rows) == 0 {
 		m.run, m.runList, m.anchor = run, nil, ""
 		l.filter, l.cursor, l.top, l.rows = "", 0, 0, nil
+		l.want()
 	}
 	cmd := m.updateCheckpoints()
 	if run != "" && !m.store.checkpointsDone {
@@ -436,10 +445,11 @@ func (m *Model) checkpointsKey(key string) tea.Cmd {
 		input := newLine(l.filter)
 		m.filtering = &input
 	case "s":
-		l.order = (l.order + 1) % len(l.orders)
+		l.sort()
 		return m.updateCheckpoints()
 	case "S":
 		l.reverse = !l.reverse
+		l.want()
 		return m.updateCheckpoints()
 	case "c":
 		m.openChart()
@@ -459,7 +469,7 @@ func (m *Model) checkpointsKey(key string) tea.Cmd {
 	case "v":
 		m.markRange()
 	case "a":
-		m.markAll()
+		m.markAllListed()
 	case "u":
 		m.marks, m.anchor, m.toMark = map[string]int64{}, "", false
 		m.marked++
@@ -569,13 +579,20 @@ func (m *Model) markRange() {
 	m.say("Marked the %s in between.", plural(to-from+1, "checkpoint"))
 }
 
-// markAll marks all that are listed, or if they are, unmarks them.
-func (m *Model) markAll() {
-	l := &m.checkpoints
-	if m.toMark = l.working; m.toMark {
+// markAllListed marks all that are listed, as soon as those that are wanted
+// are.
+func (m *Model) markAllListed() {
+	if m.toMark = m.checkpoints.working; m.toMark {
 		m.say("Marking all that are listed, once they are.")
 		return
 	}
+	m.markAll()
+}
+
+// markAll marks all that are listed or, if they are, unmarks them.
+func (m *Model) markAll() {
+	m.toMark = false
+	l := &m.checkpoints
 	all := true
 	for _, c := range l.rows {
 		if _, marked := m.marks[c.TinkerPath]; !marked {
@@ -615,18 +632,23 @@ func (m *Model) keepMarks() {
 	m.marked++
 }
 
-// hiddenMarks counts the marks that are not in the list.
-func (m *Model) hiddenMarks() int {
-	now := hidden{made: m.checkpoints.made, marked: m.marked}
-	if m.hidden.made == now.made && m.hidden.marked == now.marked {
-		return m.hidden.n
+// summed returns the sums, which are made anew if something has changed.
+func (m *Model) summed() sums {
+	if m.sums.made == m.checkpoints.made && m.sums.marked == m.marked {
+		return m.sums
 	}
-	now.n = len(m.marks)
+	s := sums{made: m.checkpoints.made, marked: m.marked, hidden: len(m.marks)}
 	for _, c := range m.checkpoints.rows {
-		if _, ok := m.marks[c.TinkerPath]; ok && now.n > 0 {
-			now.n--
+		if c.SizeBytes != nil {
+			s.listedBytes += *c.SizeBytes
+		}
+		if _, ok := m.marks[c.TinkerPath]; ok {
+			s.hidden--
 		}
 	}
-	m.hidden = now
-	return now.n
+	for _, n := range m.marks {
+		s.markedSize += max(n, 0)
+	}
+	m.sums = s
+	return s
 }

@@ -3,7 +3,9 @@ package tui
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -216,14 +218,14 @@ func TestMarks(t *testing.T) {
 	d.typed("step-0008")
 	d.press("enter")
 	d.press("a")
-	d.shows("2 marked (1 not in the list)")
+	d.shows("2 marked, 2.0 KiB (1 not in the list)")
 	d.press("D")
 	d.shows("Delete 2 checkpoints", "1 of them is marked but not in the list")
 	d.press("n", "a")
-	d.shows("1 marked (1 not in the list)")
+	d.shows("1 marked, 1000 B (1 not in the list)")
 	d.press("u")
 	marked(0)
-	d.hides("marked (")
+	d.hides("marked,")
 }
 
 // TestMany goes through a hundred thousand checkpoints that come page by page.
@@ -265,13 +267,33 @@ func TestMany(t *testing.T) {
 	d.typed("step-00001")
 	d.press("enter", "a")
 	d.until("the filter is done", func() bool { return !d.m.checkpoints.working })
-	d.shows("Marked all 10 checkpoints that are listed", "10 of 100,000 checkpoints", "10 marked")
+	d.shows("Marked all 10 checkpoints that are listed", "10 of 100,000 checkpoints, 10 MiB", "10 marked, 10 MiB")
 	d.press("D")
 	d.shows("Delete 10 checkpoints of 10 MiB for good?")
 	d.press("y")
 	d.idle()
 	d.press("esc")
 	d.shows("99,990 checkpoints")
+}
+
+// TestOtherRows: rows that were asked for before another run was opened are
+// never shown as that run's.
+func TestOtherRows(t *testing.T) {
+	t.Parallel()
+	d := drive(t, Options{Client: many(5000)}).loaded()
+	d.press("tab", "s", "esc", "end", "enter")
+	if !d.m.checkpoints.working || len(d.m.checkpoints.rows) != 0 {
+		t.Fatal("the rows of before are not being made still")
+	}
+	d.until("the run's rows are there", func() bool {
+		for _, c := range d.m.checkpoints.rows {
+			if runOf(c) != d.m.run {
+				t.Fatalf("%s is shown among %s's", c.TinkerPath, d.m.run)
+			}
+		}
+		return !d.m.checkpoints.working
+	})
+	d.shows("1,000 checkpoints")
 }
 
 // TestDelete deletes with one that cannot be deleted.
@@ -315,7 +337,7 @@ func TestDelete(t *testing.T) {
 	d.shows("Deleted 1 checkpoint.", "0 of 1 checkpoint")
 	d.press("esc", "r")
 	d.loaded()
-	d.shows("1 checkpoint ", "Everything is up to date: 4 checkpoints in 2 runs.")
+	d.shows("1 checkpoint, 1000 B", "Everything is up to date: 4 checkpoints in 2 runs.")
 }
 
 func TestPublishAndExpire(t *testing.T) {
@@ -546,14 +568,22 @@ func TestDumb(t *testing.T) {
 	}
 }
 
-// TestInterrupted: when the context ends, Run does, with what is under way.
+// TestInterrupted: when the context ends, Run does.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errStub)
-	var out bytes.Buffer
-	err := Run(ctx, Options{Client: many(3), Dumb: true}, strings.NewReader(""), &out)
-	if err == nil || ctx.Err() == nil {
-		t.Errorf("Run returned %v", err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	in, keep := io.Pipe()
+	defer keep.Close()
+	err := Run(ctx, Options{Client: many(3), Dumb: true}, in, writer(func(p []byte) (int, error) {
+		cancel() // the first screen is there
+		return len(p), nil
+	}))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Run returned %v, want that it was cancelled", err)
 	}
 }
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }

@@ -2,7 +2,6 @@ package tui
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -379,5 +378,3 @@ func many(n int) *fake {
 	}
 	return f
 }
-
-var errStub = errors.New("stub")

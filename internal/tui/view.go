@@ -256,15 +256,15 @@ func (m *Model) info(w int) (string, *tea.Cursor) {
 	switch m.page() {
 	case pageRuns:
 		parts = append(parts, m.amount(len(m.runs.rows), len(m.store.runs), "run", m.store.runsDone))
-		parts = append(parts, ordered(&m.runs), filteredBy(m.opts.Text, &m.runs))
+		parts = append(parts, filteredBy(m.opts.Text, &m.runs), ordered(&m.runs))
 	case pageCheckpoints:
 		source, complete := m.source()
 		n := len(source)
 		if m.run != "" && len(m.runList) == 0 {
 			n = m.store.stats[m.run].checkpoints
 		}
-		parts = append(parts, m.amount(len(m.checkpoints.rows), n, "checkpoint", complete))
-		parts = append(parts, m.marksInfo(), ordered(&m.checkpoints), filteredBy(m.opts.Text, &m.checkpoints))
+		parts = append(parts, m.amount(len(m.checkpoints.rows), n, "checkpoint", complete)+", "+size(m.summed().listedBytes))
+		parts = append(parts, m.marksInfo(), filteredBy(m.opts.Text, &m.checkpoints), ordered(&m.checkpoints), m.opts.Text(m.baseModel()))
 	default:
 		return "", nil
 	}
@@ -278,6 +278,16 @@ func (m *Model) info(w int) (string, *tea.Cursor) {
 		}
 	}
 	return m.pen.clip(strings.Join(said, m.pen.dot()), w), nil
+}
+
+// baseModel is the open run's.
+func (m *Model) baseModel() string {
+	for _, r := range m.store.runs {
+		if r.TrainingRunID == m.run {
+			return r.BaseModel
+		}
+	}
+	return ""
 }
 
 // amount says how many of how many there are.
@@ -309,9 +319,10 @@ func (m *Model) marksInfo() string {
 		}
 		return ""
 	}
-	s := fmt.Sprintf("%s marked", count(len(m.marks)))
-	if n := m.hiddenMarks(); n > 0 {
-		s += fmt.Sprintf(" (%s not in the list)", count(n))
+	sums := m.summed()
+	s := fmt.Sprintf("%s marked, %s", count(len(m.marks)), size(sums.markedSize))
+	if sums.hidden > 0 {
+		s += fmt.Sprintf(" (%s not in the list)", count(sums.hidden))
 	}
 	return s
 }
