@@ -164,6 +164,9 @@ func (m *Model) about(targets []tinkex.Checkpoint) *dialog {
 	if n := m.summed().hidden; n > 0 {
 		d.lines = append(d.lines, fmt.Sprintf("%s marked but not in the list as it is now.", are(n)))
 	}
+	if _, complete := m.source(); !complete && m.load != nil {
+		d.lines = append(d.lines, "The list is still being read; what comes later is not among them.")
+	}
 	d.lines = append(d.lines, "")
 	return d
 }

@@ -253,6 +253,9 @@ func TestMany(t *testing.T) {
 	d.press("down", "pgdown", "end")
 	d.press("a")
 	d.shows("Marked the 3,000 checkpoints that are listed so far")
+	d.press("D")
+	d.shows("The list is still being read; what comes later is not among them.", "Delete 3,000 checkpoints of 2.9 GiB for good?")
+	d.press("n")
 	d.press("u", "esc")
 	d.shows("1,000+")
 	// A run that is far down is not waited for.
