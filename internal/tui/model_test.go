@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -501,6 +502,20 @@ func TestUnlistedPath(t *testing.T) {
 	d.press("tab", "a", "D", "y")
 	d.idle()
 	d.shows("Deleted 2 checkpoints; 1 failed and stays marked", "unknown kind")
+}
+
+// TestRefusedKey: once the server refuses the key, the others are not tried.
+func TestRefusedKey(t *testing.T) {
+	t.Parallel()
+	f := many(500)
+	f.refused = new(atomic.Int32)
+	d := drive(t, Options{Client: f}).loaded()
+	d.press("tab", "a", "p", "y")
+	d.idle()
+	d.shows("500 failed and stay marked (e shows why): The server refuses the key", "500 marked")
+	if n := f.refused.Load(); n == 0 || n > 64 {
+		t.Errorf("it was tried %d times", n)
+	}
 }
 
 func TestSizes(t *testing.T) {

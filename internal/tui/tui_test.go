@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -304,8 +305,8 @@ type fake struct {
 	runs        []tinkex.TrainingRun
 	// gate, if not nil, has to give one for every page.
 	gate chan struct{}
-	// deleted gets what is deleted.
-	deleted chan string
+	// refused counts what is published, which fails.
+	refused *atomic.Int32
 }
 
 func (f *fake) ListCheckpoints(context.Context, tinkex.ListOptions) (tinkex.CheckpointList, error) {
@@ -350,11 +351,11 @@ func (f *fake) ListRunCheckpoints(_ context.Context, run string) (tinkex.Checkpo
 	return list, nil
 }
 
-func (f *fake) DeleteCheckpoint(_ context.Context, p tinkex.TinkerPath) error {
-	if f.deleted != nil {
-		f.deleted <- p.String()
-	}
-	return nil
+func (f *fake) DeleteCheckpoint(context.Context, tinkex.TinkerPath) error { return nil }
+
+func (f *fake) Publish(context.Context, tinkex.TinkerPath) error {
+	f.refused.Add(1)
+	return &tinkex.Error{Status: http.StatusUnauthorized, Category: tinkex.CategoryUser}
 }
 
 func (f *fake) Manifest(context.Context, tinkex.TinkerPath) (tinkex.Manifest, error) {
