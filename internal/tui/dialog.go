@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
@@ -277,14 +279,32 @@ func (m *Model) askDownload(targets []tinkex.Checkpoint) {
 	d.lines = append(d.lines, fmt.Sprintf("Download %s%s, each into a directory of its own in:", plural(len(targets), "checkpoint"), sumOf(targets).of()))
 	d.prompt, d.input = "Directory:", &input
 	d.yes = func(text string) (tea.Cmd, error) {
-		dir := strings.TrimSpace(text)
-		if dir == "" {
-			return nil, errors.New("name a directory; . is the working directory")
+		dir, err := directory(text)
+		if err != nil {
+			return nil, err
 		}
 		m.dir = dir
 		return m.start(m.download(targets, dir)), nil
 	}
 	m.ask(d)
+}
+
+// directory reads a directory as people write it. There is no shell here that
+// would know ~.
+func directory(text string) (string, error) {
+	dir := strings.TrimSpace(text)
+	if dir == "" {
+		return "", errors.New("name a directory; . is the working directory")
+	}
+	rest, home := strings.CutPrefix(dir, "~")
+	if !home || rest != "" && !os.IsPathSeparator(rest[0]) {
+		return dir, nil
+	}
+	h, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("%s: your home directory is not known: %w", dir, err)
+	}
+	return filepath.Join(h, rest), nil
 }
 
 // askQuit asks only if something would be lost.

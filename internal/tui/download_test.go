@@ -92,6 +92,23 @@ func TestQuitStops(t *testing.T) {
 	}
 }
 
+func TestDirectory(t *testing.T) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		t.Skip(err)
+	}
+	for text, want := range map[string]string{
+		" models ": "models", "~": home, "~/models": filepath.Join(home, "models"), "~other/x": "~other/x", "a/~": "a/~",
+	} {
+		if got, err := directory(text); err != nil || got != want {
+			t.Errorf("%q is %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if _, err := directory("  "); err == nil {
+		t.Error("nothing is a directory")
+	}
+}
+
 func TestQuit(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"q", "ctrl+c"} {

@@ -194,6 +194,7 @@ func (m *Model) sayError(format string, args ...any) {
 // fail shows an error. r tries again.
 func (m *Model) fail(err error) {
 	if m.ctx.Err() == nil {
+		m.failures = nil
 		m.sayError("%s", m.explain(err, "r tries again"))
 	}
 }

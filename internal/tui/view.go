@@ -252,24 +252,29 @@ func (m *Model) info(w int) (string, *tea.Cursor) {
 		}
 		return s, tea.NewCursor(min(len(prompt)+at, w-1), 0)
 	}
+	reading := ""
+	if m.load != nil {
+		reading = m.reading()
+	}
 	var parts []string
 	switch m.page() {
 	case pageRuns:
-		parts = append(parts, m.amount(len(m.runs.rows), len(m.store.runs), "run", m.store.runsDone))
-		parts = append(parts, filteredBy(m.opts.Text, &m.runs), ordered(&m.runs))
+		parts = []string{
+			reading, m.amount(len(m.runs.rows), len(m.store.runs), "run", m.store.runsDone),
+			filteredBy(m.opts.Text, &m.runs), ordered(&m.runs),
+		}
 	case pageCheckpoints:
 		source, complete := m.source()
 		n := len(source)
 		if m.run != "" && len(m.runList) == 0 {
 			n = m.store.stats[m.run].checkpoints
 		}
-		parts = append(parts, m.amount(len(m.checkpoints.rows), n, "checkpoint", complete)+", "+size(m.summed().listedBytes))
-		parts = append(parts, m.marksInfo(), filteredBy(m.opts.Text, &m.checkpoints), ordered(&m.checkpoints), m.opts.Text(m.baseModel()))
+		parts = []string{
+			m.marksInfo(), reading, m.amount(len(m.checkpoints.rows), n, "checkpoint", complete) + ", " + size(m.summed().listedBytes),
+			filteredBy(m.opts.Text, &m.checkpoints), ordered(&m.checkpoints), m.opts.Text(m.baseModel()),
+		}
 	default:
 		return "", nil
-	}
-	if m.load != nil {
-		parts = append([]string{m.reading()}, parts...)
 	}
 	var said []string
 	for _, p := range parts {
