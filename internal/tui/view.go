@@ -269,8 +269,12 @@ func (m *Model) info(w int) (string, *tea.Cursor) {
 		if m.run != "" && len(m.runList) == 0 {
 			n = m.store.stats[m.run].checkpoints
 		}
+		amount := m.amount(len(m.checkpoints.rows), n, "checkpoint", complete)
+		if amount != "" {
+			amount += ", " + size(m.summed().listedBytes)
+		}
 		parts = []string{
-			m.marksInfo(), reading, m.amount(len(m.checkpoints.rows), n, "checkpoint", complete) + ", " + size(m.summed().listedBytes),
+			m.marksInfo(), reading, amount,
 			filteredBy(m.opts.Text, &m.checkpoints), ordered(&m.checkpoints), m.opts.Text(m.baseModel()),
 		}
 	default:
@@ -295,8 +299,11 @@ func (m *Model) baseModel() string {
 	return ""
 }
 
-// amount says how many of how many there are.
+// amount says how many of how many there are, if anything is known of that.
 func (m *Model) amount(shown, all int, noun string, complete bool) string {
+	if all == 0 && !complete {
+		return ""
+	}
 	s := plural(all, noun)
 	if !complete {
 		s = count(all) + "+ " + noun + "s"
