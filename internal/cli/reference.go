@@ -25,6 +25,7 @@ var environment = [][2]string{
 	{"AWS_ACCESS_KEY_ID", "a bucket's key, with `AWS_SECRET_ACCESS_KEY`, as Amazon's own programs take them"},
 	{"AWS_SECRET_ACCESS_KEY", "see `AWS_ACCESS_KEY_ID`"},
 	{"NO_COLOR", "anything but nothing: no colours"},
+	{"TERM", "`dumb`: `tinkex ui` moves no cursor"},
 	{"LC_ALL", "the terminal's character set, or `LC_CTYPE`, or `LANG`; what one that is not UTF-8 cannot show is escaped"},
 	{"LC_CTYPE", "see `LC_ALL`"},
 	{"LANG", "see `LC_ALL`"},
