@@ -38,6 +38,10 @@ func newRestClient(opts Options, clk clock) (*RestClient, error) {
 // String names the server.
 func (c *RestClient) String() string { return fmt.Sprintf("tinkex.RestClient(%s)", c.t.server()) }
 
+// BaseURL is the server's address, as the client was configured with it. It
+// carries no credential.
+func (c *RestClient) BaseURL() string { return c.t.server() }
+
 // Close closes the connections of a client that NewRestClient returned; later
 // requests fail with ErrClosed. A ServiceClient's RestClient is closed with
 // the ServiceClient, and this does nothing.

@@ -181,6 +181,8 @@ type download struct {
 	notice   func(string)
 	progress tracker
 	byDigest bool // the server gave a manifest
+	// skip, if not nil, says which files of a manifest are not wanted.
+	skip func(tinkex.ManifestFile) bool
 }
 
 // restarts is how often a checkpoint may change while it is being fetched.
@@ -229,26 +231,9 @@ func (d *download) into(ctx context.Context, part *partial, target string) (Down
 		return Downloaded{}, err
 	}
 	got := Downloaded{Path: d.path, Dir: target}
-	for try := 1; ; try++ {
-		files, verified, err := d.fetch(ctx, part)
-		if err == nil {
-			got.Files, got.Verified = files, verified
-			break
-		}
-		if ctx.Err() != nil || !errors.Is(err, transfer.ErrChanged) && !errors.Is(err, errStartOver) || try > restarts {
-			return Downloaded{}, err
-		}
-		if !d.byDigest || errors.Is(err, errStartOver) {
-			d.notice("starting over: " + err.Error())
-			if err := part.clear(); err != nil {
-				return Downloaded{}, err
-			}
-		} else {
-			// The files are known by their digests, so what is there of them is
-			// what it should be, unless the manifest is another one now.
-			d.notice("reading the manifest again: " + err.Error())
-		}
-		d.progress.restart()
+	var err error
+	if got.Files, got.Verified, err = d.fetchAll(ctx, part); err != nil {
+		return Downloaded{}, err
 	}
 	for _, f := range got.Files {
 		got.SizeBytes += f.Size
@@ -270,6 +255,31 @@ func (d *download) into(ctx context.Context, part *partial, target string) (Down
 	}
 	d.progress.end()
 	return got, nil
+}
+
+// fetchAll brings all files into the partial directory, however often the
+// checkpoint changes meanwhile.
+func (d *download) fetchAll(ctx context.Context, part *partial) (files []File, verified bool, err error) {
+	for try := 1; ; try++ {
+		files, verified, err = d.fetch(ctx, part)
+		if err == nil {
+			return files, verified, nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, transfer.ErrChanged) && !errors.Is(err, errStartOver) || try > restarts {
+			return nil, false, err
+		}
+		if !d.byDigest || errors.Is(err, errStartOver) {
+			d.notice("starting over: " + err.Error())
+			if err := part.clear(); err != nil {
+				return nil, false, err
+			}
+		} else {
+			// The files are known by their digests, so what is there of them is
+			// what it should be, unless the manifest is another one now.
+			d.notice("reading the manifest again: " + err.Error())
+		}
+		d.progress.restart()
+	}
 }
 
 // errStartOver: what is there of the download is of no use.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -29,13 +30,14 @@ var ErrDigest = errors.New("the SHA-256 does not match")
 // hashed by one processor at a time.
 const filesAtOnce = 4
 
-// fetchFiles brings the files of a manifest, in the manifest's order.
+// fetchFiles brings the files of a manifest, and returns them in its order,
+// with those that are not wanted.
 func (d *download) fetchFiles(ctx context.Context, part *partial, client ManifestClient, m tinkex.Manifest) ([]File, error) {
-	names := make([]string, len(m.Files))
+	all := make([]string, len(m.Files))
 	for i, f := range m.Files {
-		names[i] = f.Name
+		all[i] = f.Name
 	}
-	if err := checkNames(names); err != nil {
+	if err := checkNames(all); err != nil {
 		return nil, err
 	}
 	switch {
@@ -56,16 +58,23 @@ func (d *download) fetchFiles(ctx context.Context, part *partial, client Manifes
 		return nil, err
 	}
 	defer root.Close()
-	for _, name := range names {
-		if err := root.MkdirAll(filepath.FromSlash(path.Dir(name)), 0o755); err != nil {
+	wanted := m.Files
+	if d.skip != nil {
+		wanted = slices.DeleteFunc(slices.Clone(m.Files), d.skip)
+	}
+	names, total := make([]string, len(wanted)), int64(0)
+	for i, f := range wanted {
+		names[i] = f.Name
+		total += f.SizeBytes
+		if err := root.MkdirAll(filepath.FromSlash(path.Dir(f.Name)), 0o755); err != nil {
 			return nil, err
 		}
 	}
-	d.progress.begin(m.SizeBytes)
+	d.progress.begin(total)
 	urls := &fileURLs{client: client, manifest: m}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(filesAtOnce)
-	for _, f := range m.Files {
+	for _, f := range wanted {
 		g.Go(func() error {
 			if err := d.fetchFile(ctx, root, urls, f); err != nil {
 				return fmt.Errorf("%s: %w", f.Name, err)

@@ -51,10 +51,13 @@ const (
 func (p *partial) path(name string) string { return filepath.Join(p.dir, name) }
 func (p *partial) files() string           { return p.path(filesName) }
 
+// partialDirName is the name of a target's partial directory.
+func partialDirName(target string) string { return "." + target + ".partial" }
+
 // openPartial makes the target's partial directory, or takes it over from a
 // download that ended, and keeps others out until close.
 func openPartial(ctx context.Context, target string, notice func(string)) (*partial, error) {
-	dir := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".partial")
+	dir := filepath.Join(filepath.Dir(target), partialDirName(filepath.Base(target)))
 	p := &partial{dir: dir}
 	if err := p.acquire(ctx, notice); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"time"
 )
 
@@ -109,6 +110,42 @@ type Inspector interface {
 	Strays(ctx context.Context) iter.Seq2[Stray, error]
 	// PutAside moves a stray to where Quarantine moves blobs to.
 	PutAside(ctx context.Context, s Stray) (where string, err error)
+}
+
+// FileAdopter is implemented by stores that take over a file without another
+// copy of it on the way.
+type FileAdopter interface {
+	// AdoptFile makes a file a blob, as Commit would one with these bytes. The
+	// file must have that digest and size, be flushed, and nobody may write to
+	// it any more; a folder's must be on the folder's file system. Afterwards
+	// it is gone, or left behind to be removed.
+	AdoptFile(ctx context.Context, path string, d Digest, size int64) (Info, error)
+}
+
+// PutFile makes a file a blob, by AdoptFile where the store has it.
+func PutFile(ctx context.Context, s Store, path string, d Digest, size int64) error {
+	if a, ok := s.(FileAdopter); ok {
+		_, err := a.AdoptFile(ctx, path, d, size)
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w, err := s.Create(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Abort() //nolint:errcheck // what matters is the Commit
+	if _, err := io.Copy(w, f); err != nil {
+		return err
+	}
+	info, err := w.Commit(ctx)
+	if err == nil && (info.Digest != d || info.Size != size) {
+		err = fmt.Errorf("%q is %s of %d bytes, not %s of %d", path, info.Digest, info.Size, d, size)
+	}
+	return err
 }
 
 // Writer stages one blob. It is used by one goroutine at a time.

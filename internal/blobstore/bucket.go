@@ -319,6 +319,34 @@ func (w *bucketWriter) Commit(ctx context.Context) (Info, error) {
 	return info, nil
 }
 
+// AdoptFile implements FileAdopter by uploading from the file itself.
+func (s *bucket) AdoptFile(ctx context.Context, path string, d Digest, size int64) (Info, error) {
+	if err := s.usable(ctx); err != nil {
+		return Info{}, err
+	}
+	info, err := s.adoptFile(ctx, path, d, size)
+	if err != nil {
+		return Info{}, fmt.Errorf("adopt blob %s: %w", d, err)
+	}
+	return info, nil
+}
+
+func (s *bucket) adoptFile(ctx context.Context, path string, d Digest, size int64) (Info, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Info{}, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return Info{}, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() != size {
+		return Info{}, fmt.Errorf("%q is no file of %d bytes", path, size)
+	}
+	return (&bucketWriter{store: s, f: f, size: size}).commit(ctx, d)
+}
+
 // commitAttempts is how often an object may be gone again when it is to be
 // seen: somebody deletes what has only been committed.
 const commitAttempts = 3

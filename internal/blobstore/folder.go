@@ -372,6 +372,25 @@ func (w *folderWriter) Abort() error {
 	return nil
 }
 
+// AdoptFile implements FileAdopter by a rename.
+func (s *folder) AdoptFile(ctx context.Context, path string, d Digest, size int64) (Info, error) {
+	if err := s.usable(ctx); err != nil {
+		return Info{}, err
+	}
+	fi, err := os.Lstat(path)
+	if err == nil && (!fi.Mode().IsRegular() || fi.Size() != size) {
+		err = fmt.Errorf("%q is no file of %d bytes", path, size)
+	}
+	var info Info
+	if err == nil {
+		info, err = s.adopt(ctx, path, d, size)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("adopt blob %s: %w", d, err)
+	}
+	return info, nil
+}
+
 // adopt makes a staged, flushed file the blob d, unless the blob is there. The
 // staged file may be left behind.
 func (s *folder) adopt(ctx context.Context, staged string, d Digest, size int64) (Info, error) {

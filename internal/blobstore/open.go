@@ -52,7 +52,7 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 		return nil, fmt.Errorf("blob store: not a URL: expected for example s3://BUCKET?region=REGION")
 	}
 	switch scheme {
-	case "file":
+	case fileScheme:
 		dir, err := fileURLPath(u)
 		if err != nil {
 			return nil, fmt.Errorf("blob store %s: %w", Redact(rawURL), err)
@@ -69,6 +69,9 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 	return s, nil
 }
 
+// fileScheme is that of URLs of directories.
+const fileScheme = "file"
+
 func fileURLPath(u *url.URL) (string, error) {
 	if u.Host != "" && u.Host != "localhost" || u.Path == "" || u.RawQuery != "" || u.User != nil {
 		return "", errors.New("expected file:///PATH")
@@ -80,7 +83,53 @@ func fileURLPath(u *url.URL) (string, error) {
 	return filepath.FromSlash(path), nil
 }
 
-func openBucket(ctx context.Context, u *url.URL) (_ Store, err error) {
+func openBucket(ctx context.Context, u *url.URL) (Store, error) {
+	b, err := dial(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	s := newBucket(Redact(u.String()), b, u.Scheme != "mem")
+	s.sweep(ctx)
+	sweepUploads(ctx, b, u)
+	return s, nil
+}
+
+// OpenBucket opens the bucket that a URL as Open takes it names, for those who
+// keep more than blobs there, with the same rules. The caller closes it.
+func OpenBucket(ctx context.Context, rawURL string) (*blob.Bucket, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("not a URL: expected for example s3://BUCKET?region=REGION")
+	}
+	b, err := dial(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", Redact(rawURL), err)
+	}
+	return b, nil
+}
+
+// Directory returns the directory that a URL as Open takes it names; ok is
+// false if it names a bucket.
+func Directory(rawURL string) (dir string, ok bool, err error) {
+	scheme, _, isURL := strings.Cut(rawURL, "://")
+	switch {
+	case !isURL:
+		return rawURL, true, nil
+	case scheme != fileScheme:
+		return "", false, nil
+	}
+	u, err := url.Parse(rawURL)
+	if err == nil {
+		dir, err = fileURLPath(u)
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("%s: %w", Redact(rawURL), err)
+	}
+	return dir, true, nil
+}
+
+// dial connects to a bucket and asks whether it is there.
+func dial(ctx context.Context, u *url.URL) (_ *blob.Bucket, err error) {
 	if secret := carriesSecret(u); secret != "" {
 		return nil, fmt.Errorf("%s: a URL is no place for credentials; use the environment, for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", secret)
 	}
@@ -105,16 +154,13 @@ func openBucket(ctx context.Context, u *url.URL) (_ Store, err error) {
 	if err := checkCredentials(ctx, b); err != nil {
 		return nil, err
 	}
-	s := newBucket(Redact(u.String()), b, u.Scheme != "mem")
-	if err := s.probe(ctx); err != nil {
+	if err := probe(ctx, b); err != nil {
 		if gcerrors.Code(err) == gcerrors.NotFound {
 			return nil, fmt.Errorf("there is no bucket %q; create it first: %w", u.Host, err)
 		}
 		return nil, err
 	}
-	s.sweep(ctx)
-	sweepUploads(ctx, b, u)
-	return s, nil
+	return b, nil
 }
 
 // keepMetadataServiceOut has the AWS client not ask a metadata service when it
@@ -130,10 +176,10 @@ func keepMetadataServiceOut() error {
 }
 
 // probe asks whether the bucket can be listed.
-func (s *bucket) probe(ctx context.Context) error {
-	ctx, cancel := within(ctx, s.answer)
+func probe(ctx context.Context, b *blob.Bucket) error {
+	ctx, cancel := within(ctx, answerTime)
 	defer cancel()
-	_, _, err := s.b.ListPage(ctx, blob.FirstPageToken, 1, &blob.ListOptions{Prefix: checkPrefix})
+	_, _, err := b.ListPage(ctx, blob.FirstPageToken, 1, &blob.ListOptions{Prefix: checkPrefix})
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
