@@ -130,6 +130,76 @@ func (c *RestClient) ImportCheckpoint(ctx context.Context, req ImportRequest) (o
 	return out, err
 }
 
+// RestoreRequest describes a checkpoint as it was on a server, this one or
+// another. Origin, BaseModel, LoRARank and Files are required.
+type RestoreRequest struct {
+	// Origin is the checkpoint's path there. Its type and name stay; its run is
+	// stood for by one of the caller's, always the same, unless RunID names
+	// another.
+	Origin TinkerPath
+	RunID  string
+	// BaseModel need not be on offer here.
+	BaseModel string
+	LoRARank  int
+	// What was trained; nil is true.
+	TrainAttn, TrainMLP, TrainUnembed *bool
+	// RunMetadata is the run's user metadata.
+	RunMetadata     map[string]string
+	LastRequestTime time.Time // the run's; zero: not known
+	Time            time.Time // when it was saved; zero: not known
+	UserMetadata    map[string]string
+	// TTL is how long the checkpoint lives. Zero is for ever.
+	TTL time.Duration
+	// Overwrite replaces a checkpoint that has other files.
+	Overwrite bool
+	Files     []ImportFile
+}
+
+// RestoreResult is what a RestoreRequest came to.
+type RestoreResult struct {
+	Checkpoint Checkpoint `json:"checkpoint"`
+	// Created is false if it was there already.
+	Created bool `json:"created"`
+}
+
+// RestoreCheckpoint makes a checkpoint of what one was elsewhere, when the
+// server has its blobs. It is private, and its run cannot be trained; training
+// resumes from it as from any other. Blobs that are missing and a name that is
+// taken by another checkpoint are ErrConflict. Package checkpoint's Restore is
+// what most programs want.
+func (c *RestClient) RestoreCheckpoint(ctx context.Context, req RestoreRequest) (out RestoreResult, err error) {
+	op := "restore " + req.Origin.String()
+	if err := req.Origin.Validate(); err != nil {
+		return out, withOp(op, err)
+	}
+	body := wire.RestoreRequest{
+		Origin: req.Origin.String(), RunID: req.RunID, BaseModel: req.BaseModel, LoRARank: req.LoRARank,
+		TrainAttn: req.TrainAttn, TrainMLP: req.TrainMLP, TrainUnembed: req.TrainUnembed,
+		RunMetadata: req.RunMetadata, UserMetadata: req.UserMetadata, Overwrite: req.Overwrite,
+	}
+	if !req.LastRequestTime.IsZero() {
+		body.LastRequestTime = &req.LastRequestTime
+	}
+	if !req.Time.IsZero() {
+		body.Time = &req.Time
+	}
+	if body.TTLSeconds, err = ttlSeconds(req.TTL); err != nil {
+		return out, invalid(op, "%v", err)
+	}
+	for _, f := range req.Files {
+		body.Files = append(body.Files, wire.ImportFile{Name: f.Name, Blob: wire.Blob(f.Blob), Parts: wireBlobs(f.Parts)})
+	}
+	timeout := c.t.timeout
+	if timeout > 0 {
+		timeout = max(timeout, importTimeout)
+	}
+	err = c.t.json(ctx, &call{op: op, method: http.MethodPost, path: "/restores", extension: true, timeout: timeout}, body, &out)
+	if req.RunID == "" {
+		err = c.withoutImports(err)
+	}
+	return out, err
+}
+
 func wireBlobs(blobs []Blob) []wire.Blob {
 	out := make([]wire.Blob, len(blobs))
 	for i, b := range blobs {

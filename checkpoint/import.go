@@ -79,10 +79,15 @@ type Imported struct {
 	Ignored []string
 }
 
-// ImportClient is what Import needs of a *tinkex.RestClient.
-type ImportClient interface {
+// BlobClient is the part of a *tinkex.RestClient that sends bytes.
+type BlobClient interface {
 	MissingBlobs(ctx context.Context, blobs []tinkex.Blob) (tinkex.MissingBlobs, error)
 	UploadBlob(ctx context.Context, blob tinkex.Blob, r io.ReaderAt) error
+}
+
+// ImportClient is what Import needs of a *tinkex.RestClient.
+type ImportClient interface {
+	BlobClient
 	ImportCheckpoint(ctx context.Context, req tinkex.ImportRequest) (tinkex.ImportResult, error)
 }
 
@@ -98,9 +103,9 @@ type ImportClient interface {
 // grow with the files.
 func Import(ctx context.Context, client ImportClient, dir string, opts ImportOptions) (Imported, error) {
 	im := &importer{client: client, opts: opts, now: ImportProgress{ToSend: -1}}
-	out, err := im.do(ctx, dir)
-	for _, f := range im.files {
-		f.f.Close()
+	out, err := im.do(ctx, client, dir)
+	for _, f := range im.opened {
+		f.Close()
 	}
 	if err != nil {
 		return Imported{}, fmt.Errorf("import %s: %w", dir, err)
@@ -110,24 +115,31 @@ func Import(ctx context.Context, client ImportClient, dir string, opts ImportOpt
 
 // importer is one import on its way.
 type importer struct {
-	client ImportClient
+	client BlobClient
 	opts   ImportOptions
 	files  []*sourceFile
+	opened []*os.File
 
 	mu  sync.Mutex
 	now ImportProgress
 }
 
-// sourceFile is a file to be sent, and how it was when it was opened.
+// sourceFile is a file to be sent.
 type sourceFile struct {
-	name  string
-	f     *os.File
-	info  fs.FileInfo
+	name string
+	size int64
+	// open starts a reading of it, which close ends. Several may go on at once.
+	open func() (r io.ReaderAt, closer func())
+	// same reports whether it is still as it was at first, and changed is the
+	// error of one that is not.
+	same    func() bool
+	changed func() error
+
 	blob  tinkex.Blob
 	parts []tinkex.Blob // nil if it is one blob
 }
 
-func (im *importer) do(ctx context.Context, dir string) (Imported, error) {
+func (im *importer) do(ctx context.Context, client ImportClient, dir string) (Imported, error) {
 	var out Imported
 	if err := tinkex.ValidateName(im.opts.Name); err != nil {
 		return out, err
@@ -152,7 +164,7 @@ func (im *importer) do(ctx context.Context, dir string) (Imported, error) {
 		if err != nil {
 			return out, err
 		}
-		result, err := im.client.ImportCheckpoint(ctx, im.request())
+		result, err := client.ImportCheckpoint(ctx, im.request())
 		if err == nil {
 			out.TrainingRunID, out.Checkpoints = result.TrainingRunID, result.Checkpoints
 			return out, nil
@@ -227,16 +239,16 @@ func (im *importer) open(dir string, out *Imported) error {
 		if err != nil {
 			return err
 		}
-		src := &sourceFile{name: name, f: f}
-		im.files = append(im.files, src)
-		if src.info, err = f.Stat(); err != nil {
+		im.opened = append(im.opened, f)
+		if info, err = f.Stat(); err != nil {
 			return err
 		}
-		im.now.Total += src.info.Size()
+		im.files = append(im.files, fileSource(name, f, info))
+		im.now.Total += info.Size()
 		if name == adapterConfig {
-			err = src.checkConfig()
+			err = checkConfig(f, info.Size())
 		} else {
-			_, err = safetensors.Open(f, src.info.Size())
+			_, err = safetensors.Open(f, info.Size())
 		}
 		if err != nil {
 			return refuse("%s: %v", name, err)
@@ -250,14 +262,14 @@ const maxConfig = 1 << 20
 
 // checkConfig finds out what is not a LoRA adapter's configuration at all; the
 // rest is for the server to judge.
-func (s *sourceFile) checkConfig() error {
-	if s.info.Size() > maxConfig {
-		return fmt.Errorf("%d bytes are more than %d", s.info.Size(), maxConfig)
+func checkConfig(f io.ReaderAt, size int64) error {
+	if size > maxConfig {
+		return fmt.Errorf("%d bytes are more than %d", size, maxConfig)
 	}
 	var c struct {
 		PeftType string `json:"peft_type"`
 	}
-	if err := json.NewDecoder(io.NewSectionReader(s.f, 0, s.info.Size())).Decode(&c); err != nil {
+	if err := json.NewDecoder(io.NewSectionReader(f, 0, size)).Decode(&c); err != nil {
 		return err
 	}
 	if !strings.EqualFold(c.PeftType, "LORA") {
@@ -266,15 +278,19 @@ func (s *sourceFile) checkConfig() error {
 	return nil
 }
 
-// changed is the error of a file that did not stay as it was.
-func (s *sourceFile) changed() error {
-	return refuse("%s changed while it was read; import it again when nothing writes to it", s.name)
-}
-
-// same reports whether the file is still the one that was opened.
-func (s *sourceFile) same() bool {
-	now, err := s.f.Stat()
-	return err == nil && now.Size() == s.info.Size() && now.ModTime().Equal(s.info.ModTime())
+// fileSource is a file on disk, as it was when it was opened.
+func fileSource(name string, f *os.File, info fs.FileInfo) *sourceFile {
+	return &sourceFile{
+		name: name, size: info.Size(),
+		open: func() (io.ReaderAt, func()) { return f, func() {} },
+		same: func() bool {
+			now, err := f.Stat()
+			return err == nil && now.Size() == info.Size() && now.ModTime().Equal(info.ModTime())
+		},
+		changed: func() error {
+			return refuse("%s changed while it was read; import it again when nothing writes to it", name)
+		},
+	}
 }
 
 // hashChunk is how much of a file is in memory while it is hashed.
@@ -291,7 +307,9 @@ func (im *importer) hash(ctx context.Context, partBytes int64) error {
 // hashFile computes the digests of a file and, if it has to be sent in parts,
 // of these, the two side by side in one pass.
 func (im *importer) hashFile(ctx context.Context, f *sourceFile, partBytes int64) error {
-	size := f.info.Size()
+	size := f.size
+	src, done := f.open()
+	defer done()
 	whole, part := sha256.New(), sha256.New()
 	inParts := size > partBytes
 	buf := make([]byte, hashChunk)
@@ -301,7 +319,7 @@ func (im *importer) hashFile(ctx context.Context, f *sourceFile, partBytes int64
 			return err
 		}
 		n := min(int64(len(buf)), size-at, partBytes-inPart)
-		if _, err := f.f.ReadAt(buf[:n], at); err != nil {
+		if _, err := src.ReadAt(buf[:n], at); err != nil {
 			if errors.Is(err, io.EOF) {
 				return f.changed()
 			}
@@ -435,7 +453,9 @@ func (im *importer) upload(ctx context.Context, u upload) error {
 	if !u.file.same() {
 		return u.file.changed()
 	}
-	counted := &countedReader{im: im, r: io.NewSectionReader(u.file.f, u.offset, u.blob.SizeBytes)}
+	src, done := u.file.open()
+	defer done()
+	counted := &countedReader{im: im, r: io.NewSectionReader(src, u.offset, u.blob.SizeBytes)}
 	err := im.client.UploadBlob(ctx, u.blob, counted)
 	counted.settle(u.blob.SizeBytes, err == nil)
 	if err == nil || ctx.Err() != nil {
@@ -443,7 +463,7 @@ func (im *importer) upload(ctx context.Context, u upload) error {
 	}
 	// A file can change without a trace in its times.
 	if h := sha256.New(); errors.Is(err, tinkex.ErrInvalid) || errors.Is(err, io.ErrUnexpectedEOF) {
-		_, readErr := io.Copy(h, io.NewSectionReader(u.file.f, u.offset, u.blob.SizeBytes))
+		_, readErr := io.Copy(h, io.NewSectionReader(src, u.offset, u.blob.SizeBytes))
 		if readErr != nil || digest(h) != u.blob.SHA256 {
 			return u.file.changed()
 		}

@@ -52,7 +52,9 @@ const tempPrefix = ".new-"
 
 func isTemp(name string) bool { return strings.HasPrefix(name, tempPrefix) }
 
-func (d folderDocuments) path(key string) string { return filepath.Join(d.dir, filepath.FromSlash(key)) }
+func (d folderDocuments) path(key string) string {
+	return filepath.Join(d.dir, filepath.FromSlash(key))
+}
 
 func (d folderDocuments) get(_ context.Context, key string) ([]byte, error) {
 	f, err := os.Open(d.path(key))

@@ -15,13 +15,17 @@ import (
 )
 
 // CopyRequest says what is to be copied and where to: as run Seq of a session,
-// or, without one, to a session of its own in a project.
+// or, without one, to a session of its own in a project; or into a run.
 type CopyRequest struct {
 	From      Ref
 	SessionID string
 	Seq       int64
 	ProjectID string
 	TTL       *time.Duration
+
+	Name      string // empty: the source's
+	RunID     string // of the caller's, of the same base model and rank
+	Overwrite bool   // what has that name in the run
 
 	// Key, if not empty, makes the request one that is carried out once: sent
 	// again, its answer is the first one's. Hash tells requests apart.
@@ -32,8 +36,8 @@ type CopyRequest struct {
 const copyTag = "copy"
 
 // Copy makes a checkpoint of the caller's out of one that the caller may read:
-// of the same kind and name, in a run of its own that cannot be trained. No
-// byte moves; the copy's manifest names the source's blobs. It is private and
+// of the same kind and, unless another is asked for, name, in a run of its own
+// that cannot be trained or in one of the caller's. No byte moves; the copy's manifest names the source's blobs. It is private and
 // expires when asked to, whatever the source does.
 func (r *Registry) Copy(ctx context.Context, owner string, q CopyRequest) (Ref, error) {
 	resultID := copyResult(owner, q.Key)
@@ -66,6 +70,14 @@ func (r *Registry) Copy(ctx context.Context, owner string, q CopyRequest) (Ref, 
 	now := r.now().UTC()
 	in := metastore.Import{Owner: owner}
 	origin := map[string]any{"copied_from": q.From.String()}
+	c := src
+	c.Owner, c.Public, c.CreatedAt, c.ExpiresAt = owner, false, now, r.expiry(q.TTL)
+	if q.Name != "" {
+		c.Name = q.Name
+	}
+	if q.RunID != "" {
+		return r.copyInto(ctx, owner, q, c, resultID)
+	}
 	session, seq := q.SessionID, q.Seq
 	if session == "" {
 		id, err := uuid.NewRandom()
@@ -82,16 +94,11 @@ func (r *Registry) Copy(ctx context.Context, owner string, q CopyRequest) (Ref, 
 		ID: runID(session, seq), SessionID: session, Seq: seq, Owner: owner, LoRA: src.LoRA, UserMetadata: origin,
 		RequestHash: q.Hash, CreatedAt: now, LastRequestAt: now, State: metastore.RunEnded,
 	}
-	c := src
-	c.RunID, c.Owner, c.Public, c.CreatedAt, c.ExpiresAt = in.Run.ID, owner, false, now, r.expiry(q.TTL)
+	c.RunID = in.Run.ID
 	in.Checkpoints = []metastore.Checkpoint{c}
 	ref := Ref{RunID: c.RunID, Kind: c.Kind, Name: c.Name}
-	if resultID != "" {
-		payload, err := json.Marshal(ref)
-		if err != nil {
-			return Ref{}, err
-		}
-		in.Result = &metastore.Result{RequestID: resultID, RequestHash: q.Hash, CreatedAt: now, Payload: payload}
+	if in.Result, err = copyOutcome(resultID, q.Hash, now, ref); err != nil {
+		return Ref{}, err
 	}
 	if _, err := r.meta.CommitImport(ctx, in); err != nil {
 		if CodeOf(err) != Conflict {
@@ -108,6 +115,52 @@ func (r *Registry) Copy(ctx context.Context, owner string, q CopyRequest) (Ref, 
 	}
 	r.poke()
 	return ref, nil
+}
+
+// copyInto puts a copy into a run that is there.
+func (r *Registry) copyInto(ctx context.Context, owner string, q CopyRequest, c metastore.Checkpoint, resultID string) (Ref, error) {
+	run, err := r.Run(ctx, owner, q.RunID)
+	if err != nil {
+		return Ref{}, newError(NotFound, "run_id: training run %q not found", q.RunID)
+	}
+	if run.LoRA.BaseModel != c.LoRA.BaseModel || run.LoRA.Rank != c.LoRA.Rank {
+		return Ref{}, newError(Invalid, "run_id: run %q is of %s with rank %d, the checkpoint of %s with rank %d",
+			run.ID, run.LoRA.BaseModel, run.LoRA.Rank, c.LoRA.BaseModel, c.LoRA.Rank)
+	}
+	c.RunID = run.ID
+	ref := Ref{RunID: c.RunID, Kind: c.Kind, Name: c.Name}
+	if ref == q.From {
+		return Ref{}, newError(Invalid, "name: %s would be copied onto itself; give the copy another name", ref)
+	}
+	in := metastore.Import{Owner: owner, Checkpoints: []metastore.Checkpoint{c}, Overwrite: q.Overwrite}
+	if in.Result, err = copyOutcome(resultID, q.Hash, c.CreatedAt, ref); err != nil {
+		return Ref{}, err
+	}
+	if _, err := r.meta.CommitImport(ctx, in); err != nil {
+		if CodeOf(err) != Conflict {
+			return Ref{}, classify(err)
+		}
+		// The same request may have been faster.
+		if done, doneErr := r.copied(ctx, resultID, q); done != nil || doneErr != nil {
+			return deref(done), doneErr
+		}
+		return Ref{}, alreadySaved(ref)
+	}
+	r.poke()
+	return ref, nil
+}
+
+// copyOutcome is what a request that is carried out once leaves behind, nil if
+// it is none.
+func copyOutcome(resultID, hash string, now time.Time, ref Ref) (*metastore.Result, error) {
+	if resultID == "" {
+		return nil, nil //nolint:nilnil // no outcome is a valid answer
+	}
+	payload, err := json.Marshal(ref)
+	if err != nil {
+		return nil, err
+	}
+	return &metastore.Result{RequestID: resultID, RequestHash: hash, CreatedAt: now, Payload: payload}, nil
 }
 
 func deref[T any](p *T) (v T) {

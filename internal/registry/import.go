@@ -136,17 +136,9 @@ func (r *Registry) Import(ctx context.Context, owner string, q ImportRequest) ([
 		return nil, classify(ctx.Err())
 	}
 
-	sizes, err := r.claim(ctx, owner, q.digests())
+	_, parts, err := r.gather(ctx, owner, q.Files)
 	if err != nil {
 		return nil, err
-	}
-	var parts []blobstore.Digest
-	for i, f := range q.Files {
-		used, err := r.assemble(ctx, owner, f, fmt.Sprintf("files[%d]", i), sizes)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, used...)
 	}
 	complete := ImportFile{Name: CompleteFile, Digest: emptyDigest}
 	if err := r.storeBlob(ctx, emptyDigest, 0, func(io.Writer) error { return nil }); err != nil {
@@ -160,10 +152,10 @@ func (r *Registry) Import(ctx context.Context, owner string, q ImportRequest) ([
 	return r.commitImport(ctx, owner, q, resultID, metastore.Checkpoint{LoRA: lora, HasOptimizer: optimizer, Files: files}, parts)
 }
 
-// digests lists all blobs that a request mentions.
-func (q *ImportRequest) digests() []blobstore.Digest {
+// digestsOf lists all blobs that files mention.
+func digestsOf(files []ImportFile) []blobstore.Digest {
 	var all []blobstore.Digest
-	for _, f := range q.Files {
+	for _, f := range files {
 		all = append(all, f.Digest)
 		for _, p := range f.Parts {
 			all = append(all, p.Digest)
@@ -273,7 +265,7 @@ func (r *Registry) tryAdapter(ctx context.Context, baseModel string, files []met
 		return lora, false, classify(err)
 	}
 	defer m.Close()
-	optimizer = slices.ContainsFunc(files, func(f metastore.File) bool { return f.Name == engine.OptimizerFile })
+	optimizer = hasOptimizer(files)
 	if err := m.Load(ctx, fsys, optimizer); err != nil {
 		return lora, false, classify(err)
 	}
@@ -281,6 +273,10 @@ func (r *Registry) tryAdapter(ctx context.Context, baseModel string, files []met
 		BaseModel: cfg.BaseModel, Rank: cfg.Rank,
 		TrainAttn: cfg.TrainAttn, TrainMLP: cfg.TrainMLP, TrainUnembed: cfg.TrainUnembed,
 	}, optimizer, nil
+}
+
+func hasOptimizer(files []metastore.File) bool {
+	return slices.ContainsFunc(files, func(f metastore.File) bool { return f.Name == engine.OptimizerFile })
 }
 
 // importTag marks the sessions of imports.

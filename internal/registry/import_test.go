@@ -212,7 +212,7 @@ func TestImportThatIsNotFinished(t *testing.T) {
 	req = f.request(bob, files)
 	f.clock.advance(uploadTTL - time.Second)
 	var ask []metastore.Blob
-	for _, d := range req.digests() {
+	for _, d := range digestsOf(req.Files) {
 		ask = append(ask, metastore.Blob{Digest: d, Size: -1})
 	}
 	for i := range ask {

@@ -20,6 +20,8 @@ var routes = []string{
 	"POST /tinkex/v1/blobs/missing",
 	"PUT /tinkex/v1/blobs/{sha256}",
 	"POST /tinkex/v1/imports",
+	"POST /tinkex/v1/restores",
+	"POST /tinkex/v1/copies",
 	"GET /tinkex/v1/usage",
 	"GET /tinkex/v1/training_runs/{run}/checkpoints/{kind}/{name}/manifest",
 	"GET /auth/apikey/me",
