@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/mirror"
 	"github.com/tinkex/tinkex/internal/safetensors"
 )
 
@@ -214,6 +215,8 @@ func (im *importer) open(dir string, out *Imported) error {
 		}
 	}
 	switch {
+	case names[mirror.HeaderFile]:
+		return refuse("it is a mirror: bring its checkpoints back with 'tinkex checkpoint restore --from %s' or Restore", dir)
 	case !names[adapterConfig]:
 		return refuse("there is no %s: a PEFT adapter directory was expected", adapterConfig)
 	case !names[adapterWeights] && names[adapterPickle]:

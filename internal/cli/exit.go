@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/checkpoint"
 )
 
 // Exit codes, as documented in every command's help.
@@ -68,7 +69,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitPartly
 	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrMissingAPIKey), errors.Is(err, tinkex.ErrMalformedAPIKey):
 		return exitAuth
-	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden):
+	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden), errors.Is(err, checkpoint.ErrNoMirror):
 		return exitNotFound
 	case errors.Is(err, tinkex.ErrInvalidPath):
 		return exitUsage
@@ -97,6 +98,12 @@ func (a *app) hint(err error) string {
 		return "Check TINKER_API_KEY, and that TINKER_BASE_URL is the server the key belongs to."
 	case errors.Is(err, tinkex.ErrNotFound):
 		return "It does not exist, has expired, or belongs to another key. 'tinkex checkpoint list' shows yours."
+	case errors.Is(err, checkpoint.ErrOtherAccount):
+		return "Choose another target, or use --rebind to make this one your account's; what is in it stays."
+	case errors.Is(err, checkpoint.ErrNoMirror):
+		return "'tinkex checkpoint mirror --to TARGET' makes one."
+	case errors.Is(err, checkpoint.ErrKeepsNothing):
+		return "Use --all to remove them all."
 	case errors.Is(err, tinkex.ErrExists):
 		return "Use --force to replace it, or choose another directory with -o."
 	}

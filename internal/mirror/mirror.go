@@ -36,8 +36,10 @@ import (
 // Format is the version of the form. A mirror of another one is refused.
 const Format = 1
 
+// HeaderFile is what makes a place a mirror.
+const HeaderFile = "tinkex-mirror.json"
+
 const (
-	headerKey     = "tinkex-mirror.json"
 	recordsPrefix = "checkpoints/"
 	recordSuffix  = ".json"
 	blobsPrefix   = "blobs/"
@@ -59,7 +61,7 @@ type Source struct {
 	Owner   string `json:"owner"`
 }
 
-// Header says what a mirror is, in headerKey.
+// Header says what a mirror is, in HeaderFile.
 type Header struct {
 	Format    int       `json:"format"`
 	Source    Source    `json:"source"`
@@ -144,7 +146,7 @@ type Mirror struct {
 func Open(ctx context.Context, target string) (*Mirror, error) {
 	m, err := open(ctx, target)
 	if err == nil && m.header == nil {
-		err = errors.Join(fmt.Errorf("%s: %w there: it lacks %s", m.where, ErrNoMirror, headerKey), m.Close())
+		err = errors.Join(fmt.Errorf("%s: %w there: it lacks %s", m.where, ErrNoMirror, HeaderFile), m.Close())
 	}
 	if err != nil {
 		return nil, err
@@ -212,7 +214,7 @@ func open(ctx context.Context, target string) (*Mirror, error) {
 }
 
 func (m *Mirror) readHeader(ctx context.Context) error {
-	b, err := m.docs.get(ctx, headerKey)
+	b, err := m.docs.get(ctx, HeaderFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -221,7 +223,7 @@ func (m *Mirror) readHeader(ctx context.Context) error {
 	}
 	var h Header
 	if err := json.Unmarshal(b, &h); err != nil {
-		return fmt.Errorf("mirror in %s: %s is damaged: %w", m.where, headerKey, err)
+		return fmt.Errorf("mirror in %s: %s is damaged: %w", m.where, HeaderFile, err)
 	}
 	if h.Format != Format {
 		return fmt.Errorf("mirror in %s: it has format %d, this version knows %d", m.where, h.Format, Format)
@@ -287,7 +289,7 @@ func (m *Mirror) SetSource(ctx context.Context, s Source, now time.Time) error {
 	if m.header != nil {
 		h.CreatedAt = m.header.CreatedAt
 	}
-	if err := m.putJSON(ctx, headerKey, h); err != nil {
+	if err := m.putJSON(ctx, HeaderFile, h); err != nil {
 		return err
 	}
 	m.header = &h
