@@ -51,6 +51,11 @@ func (c *RestClient) CopyCheckpoint(ctx context.Context, path TinkerPath, opts C
 			return TinkerPath{}, withOp(op, err)
 		}
 	}
+	if opts.RunID != "" {
+		if err := checkID("run id", opts.RunID); err != nil {
+			return TinkerPath{}, withOp(op, err)
+		}
+	}
 	official := opts.Name == "" && opts.RunID == "" && !opts.Overwrite
 	if official && opts.ProjectID != "" {
 		return c.copyWeights(ctx, op, wire.CopyWeightsRequest{

@@ -138,12 +138,16 @@ func PutFile(ctx context.Context, s Store, path string, d Digest, size int64) er
 		return err
 	}
 	defer w.Abort() //nolint:errcheck // what matters is the Commit
-	if _, err := io.Copy(w, f); err != nil {
+	n, err := io.Copy(w, f)
+	if err != nil {
 		return err
 	}
+	if n != size {
+		return fmt.Errorf("%q has %d bytes, not %d", path, n, size)
+	}
 	info, err := w.Commit(ctx)
-	if err == nil && (info.Digest != d || info.Size != size) {
-		err = fmt.Errorf("%q is %s of %d bytes, not %s of %d", path, info.Digest, info.Size, d, size)
+	if err == nil && info.Digest != d {
+		err = fmt.Errorf("%q is %s, not %s", path, info.Digest, d)
 	}
 	return err
 }

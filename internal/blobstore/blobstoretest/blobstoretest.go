@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/iotest"
@@ -39,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) blobstore.Store) {
 		{"Abort", testAbort},
 		{"WriterIsSpent", testWriterIsSpent},
 		{"CommitAgain", testCommitAgain},
+		{"PutFile", testPutFile},
 		{"WritersOfTheSameBytes", testWritersOfTheSameBytes},
 		{"All", testAll},
 		{"AllWhileDeleting", testAllWhileDeleting},
@@ -308,6 +311,42 @@ func testAbsent(t *testing.T, s blobstore.Store) {
 	}
 	if ok, err := s.Delete(t.Context(), absent, time.Now().Add(time.Hour)); ok || err != nil {
 		t.Errorf("Delete: %v, %v", ok, err)
+	}
+}
+
+func testPutFile(t *testing.T, s blobstore.Store) {
+	data := random(5, 300_000)
+	d, size := blobstore.Digest(sha256.Sum256(data)), int64(len(data))
+	path := filepath.Join(t.TempDir(), "file")
+	for range 2 { // the second time it is there already
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := blobstore.PutFile(t.Context(), s, path, d, size); err != nil {
+			t.Fatal(err)
+		}
+		if got := Get(t, s, d); !bytes.Equal(got, data) {
+			t.Errorf("%d bytes came back, and not the same", len(got))
+		}
+		if all := list(t, s); len(all) != 1 {
+			t.Errorf("All yields %d blobs", len(all))
+		}
+	}
+	other := blobstore.Digest(sha256.Sum256(data[1:]))
+	if err := os.WriteFile(path, data[1:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, put := range map[string]func() error{
+		"of another size":   func() error { return blobstore.PutFile(t.Context(), s, path, other, size) },
+		"that is no file":   func() error { return blobstore.PutFile(t.Context(), s, filepath.Dir(path), other, size-1) },
+		"that is not there": func() error { return blobstore.PutFile(t.Context(), s, path+"x", other, size-1) },
+	} {
+		if err := put(); err == nil {
+			t.Errorf("a file %s became a blob", name)
+		}
+	}
+	if _, err := s.Stat(t.Context(), other); !errors.Is(err, blobstore.ErrNotFound) {
+		t.Errorf("after failures: %v", err)
 	}
 }
 
