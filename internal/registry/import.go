@@ -59,11 +59,24 @@ type ImportRequest struct {
 
 // Check reports what is wrong with a request as such.
 func (q *ImportRequest) Check() error {
-	if len(q.Files) > maxImportFiles {
-		return newError(Invalid, "files: %d are more than %d", len(q.Files), maxImportFiles)
+	if err := checkFiles(q.Files); err != nil {
+		return err
+	}
+	for _, name := range []string{engine.AdapterConfigFile, engine.AdapterWeightsFile} {
+		if !slices.ContainsFunc(q.Files, func(f ImportFile) bool { return f.Name == name }) {
+			return newError(Invalid, "files: there is no %s", name)
+		}
+	}
+	return nil
+}
+
+// checkFiles reports what is wrong with the files of a request as such.
+func checkFiles(files []ImportFile) error {
+	if len(files) > maxImportFiles {
+		return newError(Invalid, "files: %d are more than %d", len(files), maxImportFiles)
 	}
 	var names []string
-	for i, f := range q.Files {
+	for i, f := range files {
 		field := fmt.Sprintf("files[%d]", i)
 		switch {
 		case strings.Contains(f.Name, "/"):
@@ -84,11 +97,6 @@ func (q *ImportRequest) Check() error {
 		// One by one, so that the fault is the last one's.
 		if err := archive.CheckNames(names); err != nil {
 			return newError(Invalid, "%s.name: %w", field, err)
-		}
-	}
-	for _, name := range []string{engine.AdapterConfigFile, engine.AdapterWeightsFile} {
-		if !slices.ContainsFunc(q.Files, func(f ImportFile) bool { return f.Name == name }) {
-			return newError(Invalid, "files: there is no %s", name)
 		}
 	}
 	return nil

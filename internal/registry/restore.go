@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/tinkex/tinkex/internal/archive"
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/metastore"
 )
@@ -57,27 +55,8 @@ func (q *RestoreRequest) Check() error {
 		return newError(Invalid, "lora_rank: %d: expected at least 1", q.LoRA.Rank)
 	case len(q.Files) == 0:
 		return newError(Invalid, "files: there are none")
-	case len(q.Files) > maxImportFiles:
-		return newError(Invalid, "files: %d are more than %d", len(q.Files), maxImportFiles)
 	}
-	var names []string
-	for i, f := range q.Files {
-		field := fmt.Sprintf("files[%d]", i)
-		switch {
-		case strings.Contains(f.Name, "/"):
-			return newError(Invalid, "%s.name: %q is not a file's name but a path", field, f.Name)
-		case f.Size < 0:
-			return newError(Invalid, "%s.size_bytes: %d is negative", field, f.Size)
-		}
-		if err := checkParts(f, field); err != nil {
-			return err
-		}
-		names = append(names, f.Name)
-		if err := archive.CheckNames(names); err != nil {
-			return newError(Invalid, "%s.name: %w", field, err)
-		}
-	}
-	return nil
+	return checkFiles(q.Files)
 }
 
 // Restore makes a checkpoint of what one was elsewhere: of its kind and name,

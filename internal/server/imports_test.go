@@ -55,6 +55,8 @@ func TestExtensionsWantACredential(t *testing.T) {
 		{"POST", "/tinkex/v1/blobs/missing", 401},
 		{"PUT", "/tinkex/v1/blobs/" + sha(nil), 401},
 		{"POST", "/tinkex/v1/imports", 401},
+		{"POST", "/tinkex/v1/restores", 401},
+		{"POST", "/tinkex/v1/copies", 401},
 		{"GET", "/tinkex/v1/usage", 401},
 		{"GET", "/tinkex/v1/none", 401},
 		{"GET", "/tinkex/v1/%62lobs/missing", 401},
@@ -76,7 +78,7 @@ func TestExtensionsWantACredential(t *testing.T) {
 	if err := json.Unmarshal([]byte(doc), &spec); err != nil {
 		t.Fatal(err)
 	}
-	for path, method := range map[string]string{"/tinkex/v1/blobs/missing": "post", "/tinkex/v1/blobs/{sha256}": "put", "/tinkex/v1/imports": "post"} {
+	for path, method := range map[string]string{"/tinkex/v1/blobs/missing": "post", "/tinkex/v1/blobs/{sha256}": "put", "/tinkex/v1/imports": "post", "/tinkex/v1/restores": "post", "/tinkex/v1/copies": "post"} {
 		if spec.Paths[path][method] == nil {
 			t.Errorf("/openapi.json has no %s %s", method, path)
 		}
