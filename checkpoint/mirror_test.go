@@ -712,6 +712,38 @@ func TestMirrorGoesOn(t *testing.T) {
 	}
 }
 
+// A mirror may be on a medium that cannot be written to.
+func TestReadingAMirrorWritesNothing(t *testing.T) {
+	t.Parallel()
+	m := toBeMirrored(t, tinkextest.Options{})
+	to := t.TempDir()
+	mirror(t, m.rest, to, checkpoint.MirrorOptions{})
+	tree := func() (all []string) {
+		err := filepath.WalkDir(to, func(path string, e fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := e.Info()
+			all = append(all, path+" "+info.ModTime().String())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	before := tree()
+	whole(t, to, 4)
+	there := client(t, tinkextest.NewServer(t), "tml-other").RestClient()
+	if _, err := checkpoint.Restore(t.Context(), there, to, checkpoint.RestoreOptions{}); err != nil {
+		t.Error(err)
+	}
+	mirror(t, m.rest, to, checkpoint.MirrorOptions{DryRun: true})
+	if after := tree(); !slices.Equal(before, after) {
+		t.Errorf("before %v\nafter %v", before, after)
+	}
+}
+
 func TestRestoreInto(t *testing.T) {
 	t.Parallel()
 	m := toBeMirrored(t, tinkextest.Options{})

@@ -81,7 +81,11 @@ type mirrorVerification struct {
 }
 
 func (v *mirrorVerification) do(ctx context.Context, target string) (err error) {
-	if v.in, err = mirror.Open(ctx, target); err != nil {
+	open := mirror.Open
+	if v.opts.Repair {
+		open = mirror.OpenToChange
+	}
+	if v.in, err = open(ctx, target); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.in.Close()) }()

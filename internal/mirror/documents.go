@@ -46,7 +46,11 @@ func readDocument(key string, r io.Reader) ([]byte, error) {
 }
 
 // folderDocuments are files.
-type folderDocuments struct{ dir string }
+type folderDocuments struct {
+	dir string
+	// tidy removes what dead processes left behind, while listing.
+	tidy bool
+}
 
 const tempPrefix = ".new-"
 
@@ -140,7 +144,7 @@ func (d folderDocuments) list(ctx context.Context, prefix string) iter.Seq2[stri
 				return nil
 			}
 			if isTemp(e.Name()) {
-				if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > abandonedAfter {
+				if info, err := e.Info(); d.tidy && err == nil && time.Since(info.ModTime()) > abandonedAfter {
 					_ = os.Remove(p) // if it stays, it takes a few bytes
 				}
 				return nil

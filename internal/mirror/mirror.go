@@ -141,9 +141,17 @@ type Mirror struct {
 	header *Header // nil: there is none yet
 }
 
-// Open opens the mirror at a target: a directory, or a URL as blobstore.Open
-// takes it. Where there is none, it is ErrNoMirror.
-func Open(ctx context.Context, target string) (*Mirror, error) {
+// Open opens the mirror at a target to read it: a directory, in which nothing
+// is written, or a URL as blobstore.Open takes it. Where there is none, it is
+// ErrNoMirror.
+func Open(ctx context.Context, target string) (*Mirror, error) { return openThere(ctx, target, true) }
+
+// OpenToChange is Open for a mirror that is to be changed.
+func OpenToChange(ctx context.Context, target string) (*Mirror, error) {
+	return openThere(ctx, target, false)
+}
+
+func openThere(ctx context.Context, target string, reading bool) (*Mirror, error) {
 	m, err := open(ctx, target)
 	if err == nil && m.header == nil {
 		err = errors.Join(fmt.Errorf("%s: %w there: it lacks %s", m.where, ErrNoMirror, HeaderFile), m.Close())
@@ -151,7 +159,12 @@ func Open(ctx context.Context, target string) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.openBlobs(ctx, target); err != nil {
+	if m.dir != "" && reading {
+		m.blobs, err = blobstore.ReadFolder(m.dir)
+	} else {
+		err = m.openBlobs(ctx, target)
+	}
+	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
@@ -166,6 +179,9 @@ func Create(ctx context.Context, target string) (*Mirror, error) {
 	}
 	if m.header == nil {
 		err = m.onlyOurs(ctx)
+	}
+	if m.dir != "" {
+		m.docs = folderDocuments{dir: m.dir, tidy: true}
 	}
 	if err == nil {
 		err = m.openBlobs(ctx, target)
@@ -199,7 +215,7 @@ func open(ctx context.Context, target string) (*Mirror, error) {
 	m := &Mirror{where: blobstore.Redact(target), dir: dir}
 	if isDir {
 		m.where = dir
-		m.docs = folderDocuments{dir}
+		m.docs = folderDocuments{dir: dir}
 	} else {
 		b, err := blobstore.OpenBucket(ctx, target)
 		if err != nil {

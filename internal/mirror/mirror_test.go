@@ -112,6 +112,45 @@ func TestDocuments(t *testing.T) {
 	})
 }
 
+// What a process that died was writing is removed when it is old, by those who
+// change the mirror.
+func TestAbandonedFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m, err := Create(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Put(t.Context(), record("tinker://r:train:0/weights/a")); err != nil {
+		t.Fatal(err)
+	}
+	path := func(name string) string {
+		return filepath.Join(dir, "checkpoints", FileName("r:train:0"), tempPrefix+name)
+	}
+	for name, age := range map[string]time.Duration{"old": 2 * abandonedAfter, "new": 0} {
+		if err := os.WriteFile(path(name), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path(name), time.Now(), time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reading := folderDocuments{dir: dir}
+	for _, d := range []documents{reading, m.docs} {
+		if got := keys(t, d, recordsPrefix); len(got) != 1 {
+			t.Errorf("listed %v", got)
+		}
+		_, err := os.Stat(path("old"))
+		if there := err == nil; there != (d == documents(reading)) {
+			t.Errorf("after %+v the old file is there: %v", d, there)
+		}
+	}
+	if _, err := os.Stat(path("new")); err != nil {
+		t.Error(err)
+	}
+}
+
 // A lease keeps others out while it is renewed, and no longer.
 func TestLease(t *testing.T) {
 	places(t, func(t *testing.T, m *Mirror) {
