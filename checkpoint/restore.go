@@ -258,6 +258,9 @@ func (r *restoring) one(ctx context.Context, c inMirror, partBytes int64) (Resto
 
 func (r *restoring) request(rec mirror.Record) (tinkex.RestoreRequest, error) {
 	w := rec.Weights
+	if w.LoRARank == nil {
+		w.LoRARank = rec.Run.LoRARank
+	}
 	if !w.IsLoRA || w.LoRARank == nil || w.BaseModel == "" {
 		return tinkex.RestoreRequest{}, errors.New("it is no LoRA adapter of a known base model and rank, and a server of this project keeps nothing else")
 	}
