@@ -62,9 +62,9 @@ type LockedError struct {
 func (e *LockedError) Error() string {
 	h := e.Holder
 	if h.Host == "" {
-		return fmt.Sprintf("another mirror to %s is running", e.Where)
+		return "another mirror to it is running"
 	}
-	s := fmt.Sprintf("another mirror to %s is running: process %d on %s, since %s", e.Where, h.PID, h.Host, h.Since.UTC().Format(time.RFC3339))
+	s := fmt.Sprintf("another mirror to it is running: process %d on %s, since %s", h.PID, h.Host, h.Since.UTC().Format(time.RFC3339))
 	if !h.Expires.IsZero() {
 		s += fmt.Sprintf("; if it died, its lock ends at %s", h.Expires.UTC().Format(time.RFC3339))
 	}
