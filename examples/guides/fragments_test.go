@@ -87,6 +87,33 @@ func pruned(ctx context.Context, rest *tinkex.RestClient) error {
 	return nil
 }
 
+// mirrored is docs/guides/mirror.md's.
+func mirrored(ctx context.Context, rest, own *tinkex.RestClient) error {
+	m, err := checkpoint.Mirror(ctx, rest, "./backup", checkpoint.MirrorOptions{
+		Selection: checkpoint.Selection{Types: []tinkex.CheckpointType{tinkex.Training}},
+	})
+	if err != nil {
+		return err // a *checkpoint.PartialError if some failed: m.Failed says which
+	}
+	fmt.Println(len(m.Added), "new,", m.Unchanged, "unchanged,", m.FetchedBytes, "bytes fetched")
+	v, err := checkpoint.VerifyMirror(ctx, "./backup", checkpoint.MirrorVerifyOptions{})
+	if err != nil {
+		return err
+	}
+	fmt.Println("intact:", v.Intact())
+	r, err := checkpoint.Restore(ctx, own, "./backup", checkpoint.RestoreOptions{})
+	if err != nil {
+		return err
+	}
+	for _, c := range r.Restored {
+		fmt.Println(c.Origin, "is now", c.Path)
+	}
+	if !v.Intact() || len(m.Added) == 0 || len(r.Restored) != len(m.Added) {
+		return fmt.Errorf("mirrored %+v, verified %+v, restored %+v", m, v, r)
+	}
+	return nil
+}
+
 func mustParse(path string) tinkex.TinkerPath {
 	p, err := tinkex.ParseTinkerPath(path)
 	if err != nil {
@@ -137,5 +164,13 @@ func TestFragments(t *testing.T) {
 	}
 	if err := pruned(ctx, rest); err != nil {
 		t.Errorf("docs/guides/retention.md: %v", err)
+	}
+	own, err := tinkex.NewRestClient(tinkextest.NewServer(t).Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	if err := mirrored(ctx, rest, own); err != nil {
+		t.Errorf("docs/guides/mirror.md: %v", err)
 	}
 }
