@@ -27,8 +27,8 @@ var (
 	ErrNoMirror = mirror.ErrNoMirror
 )
 
-// MirrorLockedError: another mirror to the same target is running. It says
-// whose.
+// MirrorLockedError says that another mirror to the same target is running,
+// and whose.
 type MirrorLockedError = mirror.LockedError
 
 // MirrorOptions configures Mirror. The zero value mirrors everything and
@@ -255,7 +255,7 @@ func (w *mirroring) do(ctx context.Context, target string) (err error) {
 
 // pathOf is the path of a checkpoint whose path was parsed before.
 func pathOf(c tinkex.Checkpoint) tinkex.TinkerPath {
-	p, _ := c.Path() //nolint:errcheck // see above
+	p, _ := c.Path()
 	return p
 }
 

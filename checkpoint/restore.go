@@ -183,7 +183,6 @@ type inMirror struct {
 	path tinkex.TinkerPath
 	time time.Time
 	size int64
-	err  error // its record is damaged
 }
 
 // selected lists what to restore, the oldest first.

@@ -137,7 +137,7 @@ func PutFile(ctx context.Context, s Store, path string, d Digest, size int64) er
 	if err != nil {
 		return err
 	}
-	defer w.Abort() //nolint:errcheck // what matters is the Commit
+	defer w.Abort()
 	n, err := io.Copy(w, f)
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func newHolder() Holder {
 	return Holder{Host: host, PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)}
 }
 
-// LockedError: somebody else mirrors to the target.
+// LockedError says that somebody else mirrors to the target.
 type LockedError struct {
 	Where  string
 	Holder Holder

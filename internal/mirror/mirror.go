@@ -93,13 +93,13 @@ type File struct {
 
 // Digest is the file's. Records that were read have valid ones.
 func (f File) Digest() blobstore.Digest {
-	d, _ := blobstore.ParseDigest(f.SHA256) //nolint:errcheck // see above
+	d, _ := blobstore.ParseDigest(f.SHA256)
 	return d
 }
 
 // Path is the checkpoint's. Records that were read have a valid one.
 func (r Record) Path() tinkex.TinkerPath {
-	p, _ := tinkex.ParseTinkerPath(r.TinkerPath) //nolint:errcheck // see above
+	p, _ := tinkex.ParseTinkerPath(r.TinkerPath)
 	return p
 }
 
