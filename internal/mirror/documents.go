@@ -74,7 +74,19 @@ func (d folderDocuments) put(_ context.Context, key string, b []byte) error {
 }
 
 func (d folderDocuments) create(_ context.Context, key string, b []byte) error {
-	return d.write(key, b, os.Link)
+	return d.write(key, b, func(from, to string) error {
+		err := os.Link(from, to)
+		if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// File systems without hard links (FAT, some network mounts) can still
+		// make a file only if it is not there.
+		f, exists := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if exists != nil {
+			return errors.Join(exists, err)
+		}
+		return errors.Join(f.Close(), os.Rename(from, to))
+	})
 }
 
 // write puts a file into place once it is flushed.
