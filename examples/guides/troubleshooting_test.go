@@ -19,6 +19,7 @@ import (
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
 	"github.com/tinkex/tinkex/internal/cli"
+	"github.com/tinkex/tinkex/internal/mirror"
 	"github.com/tinkex/tinkex/tinkextest"
 )
 
@@ -287,6 +288,26 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 		},
 		"there is no tinkex.db in …":           func() string { return b.tinkex("gc", "--data-dir", "nowhere") },
 		"not the URL of a PostgreSQL database": func() string { return b.tinkex("migrate", "--db", "mysql://db") },
+		"the target belongs to another account": func() string {
+			if _, err := checkpoint.Mirror(t.Context(), b.client(b.srv.URL), "mirror", checkpoint.MirrorOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			return b.with("TINKER_BASE_URL", tinkextest.NewServer(t).URL, "checkpoint", "mirror", "--to", "mirror")
+		},
+		"another mirror to it is running": func() string {
+			m, err := mirror.Create(t.Context(), "busy")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			_, release, err := m.Lock(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			return b.tinkex("checkpoint", "mirror", "--to", "busy")
+		},
+		"no mirror there": func() string { return b.tinkex("checkpoint", "restore", "--from", "nowhere") },
 		"there is no adapter_config.json": func() string {
 			if err := os.Mkdir("empty", 0o755); err != nil {
 				t.Fatal(err)

@@ -136,6 +136,7 @@ func (r Record) check() error {
 type Mirror struct {
 	where  string // without secrets
 	dir    string // empty for a bucket
+	bucket string // its URL
 	docs   documents
 	blobs  blobstore.Store
 	header *Header // nil: there is none yet
@@ -162,7 +163,7 @@ func openThere(ctx context.Context, target string, reading bool) (*Mirror, error
 	if m.dir != "" && reading {
 		m.blobs, err = blobstore.ReadFolder(m.dir)
 	} else {
-		err = m.openBlobs(ctx, target)
+		err = m.openBlobs(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -184,7 +185,7 @@ func Create(ctx context.Context, target string) (*Mirror, error) {
 		m.docs = folderDocuments{dir: m.dir, tidy: true}
 	}
 	if err == nil {
-		err = m.openBlobs(ctx, target)
+		err = m.openBlobs(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -212,12 +213,15 @@ func open(ctx context.Context, target string) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mirror{where: blobstore.Redact(target), dir: dir}
+	m := &Mirror{where: dir, dir: dir}
 	if isDir {
-		m.where = dir
 		m.docs = folderDocuments{dir: dir}
 	} else {
-		b, err := blobstore.OpenBucket(ctx, target)
+		if m.bucket, err = withSlash(target); err != nil {
+			return nil, err
+		}
+		m.where = blobstore.Redact(m.bucket)
+		b, err := blobstore.OpenBucket(ctx, m.bucket)
 		if err != nil {
 			return nil, err
 		}
@@ -263,24 +267,41 @@ func (m *Mirror) onlyOurs(ctx context.Context) error {
 	return nil
 }
 
-func (m *Mirror) openBlobs(ctx context.Context, target string) (err error) {
-	if m.dir != "" {
-		target = m.dir // the store's own blobs/ is ours
-	} else if target, err = within(target, blobsPrefix); err != nil {
-		return err
+func (m *Mirror) openBlobs(ctx context.Context) error {
+	target := m.dir // the store's own blobs/ is ours
+	if m.dir == "" {
+		var err error
+		if target, err = withPrefix(m.bucket, func(prefix string) string { return prefix + blobsPrefix }); err != nil {
+			return err
+		}
 	}
+	var err error
 	m.blobs, err = blobstore.Open(ctx, target)
 	return err
 }
 
-// within is the URL of a part of a bucket.
-func within(bucketURL, prefix string) (string, error) {
+// withSlash is a bucket's URL whose prefix, if it has one, ends like a
+// directory: nobody means the beginning of a name.
+func withSlash(bucketURL string) (string, error) {
+	return withPrefix(bucketURL, func(prefix string) string {
+		if prefix != "" && !strings.HasSuffix(prefix, "/") {
+			prefix += "/"
+		}
+		return prefix
+	})
+}
+
+// withPrefix is a bucket's URL with another prefix.
+func withPrefix(bucketURL string, change func(string) string) (string, error) {
 	u, err := url.Parse(bucketURL)
 	if err != nil {
-		return "", errors.New("not a URL")
+		// The error would repeat the URL, which may carry what is secret.
+		return "", errors.New("not a URL: expected for example s3://BUCKET?region=REGION&prefix=PATH/")
 	}
 	q := u.Query()
-	q.Set("prefix", q.Get("prefix")+prefix)
+	if prefix := change(q.Get("prefix")); prefix != "" {
+		q.Set("prefix", prefix)
+	}
 	u.RawQuery = q.Encode()
 	return u.String(), nil
 }

@@ -23,7 +23,7 @@ func places(t *testing.T, test func(t *testing.T, m *Mirror)) {
 	for name, target := range map[string]func(t *testing.T) string{
 		"directory": func(t *testing.T) string { return t.TempDir() },
 		"memory":    func(*testing.T) string { return "mem://" },
-		"s3":        func(t *testing.T) string { return s3test.Bucket(t) + "&prefix=p/" },
+		"s3":        func(t *testing.T) string { return s3test.Bucket(t) + "&prefix=some/where" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -355,5 +355,23 @@ func TestLockOfADirectory(t *testing.T) {
 	defer release()
 	if s, bound := two.Source(); !bound || s.Owner != "o" {
 		t.Errorf("it belongs to %+v", s)
+	}
+}
+
+func TestPrefixes(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]string{
+		"s3://b":                      "s3://b",
+		"s3://b?region=r":             "s3://b?region=r",
+		"s3://b?prefix=p&region=r":    "s3://b?prefix=p%2F&region=r",
+		"s3://b?prefix=p%2Fq%2F":      "s3://b?prefix=p%2Fq%2F",
+		"azblob://c?prefix=some/mine": "azblob://c?prefix=some%2Fmine%2F",
+	} {
+		if got, err := withSlash(target); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", target, got, err, want)
+		}
+	}
+	if _, err := withSlash("s3://b\x00secret"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("no URL: %v", err)
 	}
 }
