@@ -131,10 +131,7 @@ const checkpointsAtOnce = 4
 // DownloadAll is Download for several checkpoints, which share the jobs. Its
 // results are in the order of the paths; one failure does not end the others.
 func DownloadAll(ctx context.Context, client ArchiveClient, paths []tinkex.TinkerPath, opts DownloadOptions) []DownloadResult {
-	remote := transfer.New(transfer.Options{
-		HTTPClient: opts.HTTPClient, Jobs: opts.Jobs, StallTimeout: opts.StallTimeout,
-		Retries: opts.Retries, RetryDelay: opts.RetryDelay, Logger: opts.Logger,
-	})
+	remote := opts.transfer()
 	defer remote.Close()
 	results := make([]DownloadResult, len(paths))
 	var talk sync.Mutex
@@ -142,22 +139,7 @@ func DownloadAll(ctx context.Context, client ArchiveClient, paths []tinkex.Tinke
 	g.SetLimit(checkpointsAtOnce)
 	for i, p := range paths {
 		g.Go(func() error {
-			d := &download{path: p, client: client, remote: remote, force: opts.Force, notice: func(string) {}}
-			if opts.Notice != nil {
-				d.notice = func(message string) {
-					talk.Lock()
-					defer talk.Unlock()
-					opts.Notice(p, message)
-				}
-			}
-			if opts.Progress != nil {
-				d.progress.report = func(now Progress) {
-					talk.Lock()
-					defer talk.Unlock()
-					now.Path = p
-					opts.Progress(now)
-				}
-			}
+			d := newDownload(client, remote, p, opts, &talk)
 			results[i].Path = p
 			got, err := d.run(ctx, opts.Dir)
 			if err != nil {
@@ -172,6 +154,34 @@ func DownloadAll(ctx context.Context, client ArchiveClient, paths []tinkex.Tinke
 	return results
 }
 
+func (o DownloadOptions) transfer() *transfer.Client {
+	return transfer.New(transfer.Options{
+		HTTPClient: o.HTTPClient, Jobs: o.Jobs, StallTimeout: o.StallTimeout,
+		Retries: o.Retries, RetryDelay: o.RetryDelay, Logger: o.Logger,
+	})
+}
+
+// newDownload is one of several that take turns when they talk.
+func newDownload(client ArchiveClient, remote *transfer.Client, p tinkex.TinkerPath, opts DownloadOptions, talk *sync.Mutex) *download {
+	d := &download{path: p, client: client, remote: remote, force: opts.Force, notice: func(string) {}}
+	if opts.Notice != nil {
+		d.notice = func(message string) {
+			talk.Lock()
+			defer talk.Unlock()
+			opts.Notice(p, message)
+		}
+	}
+	if opts.Progress != nil {
+		d.progress.report = func(now Progress) {
+			talk.Lock()
+			defer talk.Unlock()
+			now.Path = p
+			opts.Progress(now)
+		}
+	}
+	return d
+}
+
 // download is one checkpoint on its way.
 type download struct {
 	path     tinkex.TinkerPath
@@ -183,6 +193,13 @@ type download struct {
 	byDigest bool // the server gave a manifest
 	// skip, if not nil, says which files of a manifest are not wanted.
 	skip func(tinkex.ManifestFile) bool
+
+	// What an export does differently: where it goes instead of into a
+	// directory of its name, whether the files are worth fetching, and what is
+	// done to them before the directory appears.
+	target     string
+	checkFiles func(names []string) error
+	prepare    func(dir string, files []File) ([]File, error)
 }
 
 // restarts is how often a checkpoint may change while it is being fetched.
@@ -196,6 +213,13 @@ func (d *download) run(ctx context.Context, parent string) (Downloaded, error) {
 		parent = "."
 	}
 	target := filepath.Join(parent, d.path.DirName())
+	if d.target != "" {
+		var err error
+		if target, err = filepath.Abs(d.target); err != nil {
+			return Downloaded{}, err
+		}
+		parent = filepath.Dir(target)
+	}
 	if err := d.checkTarget(target); err != nil {
 		return Downloaded{}, err
 	}
@@ -221,6 +245,22 @@ func (d *download) checkTarget(target string) error {
 		return &tinkex.Error{Category: tinkex.CategoryUser, Message: target + " is in the way: it is not a directory; choose another output directory", Err: tinkex.ErrExists}
 	case !d.force:
 		return &tinkex.Error{Category: tinkex.CategoryUser, Message: target + " already exists", Err: tinkex.ErrExists}
+	case d.target != "":
+		return checkReplaceable(target)
+	}
+	return nil
+}
+
+// checkReplaceable refuses to replace a directory that somebody named and that
+// holds something else than a checkpoint.
+func checkReplaceable(target string) error {
+	entries, err := os.ReadDir(target)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ManifestFile }) {
+		return &tinkex.Error{Category: tinkex.CategoryUser, Err: tinkex.ErrInvalid, Message: fmt.Sprintf(
+			"%s is not replaced: there is no %s in it, so it holds something else than a checkpoint; choose another directory", target, ManifestFile)}
 	}
 	return nil
 }
@@ -234,6 +274,16 @@ func (d *download) into(ctx context.Context, part *partial, target string) (Down
 	var err error
 	if got.Files, got.Verified, err = d.fetchAll(ctx, part); err != nil {
 		return Downloaded{}, err
+	}
+	if d.prepare != nil {
+		// From here on nothing can go on from what is there.
+		part.state = partialState{Format: partialFormat}
+		if err := part.save(); err != nil {
+			return Downloaded{}, err
+		}
+		if got.Files, err = d.prepare(part.files(), got.Files); err != nil {
+			return Downloaded{}, err
+		}
 	}
 	for _, f := range got.Files {
 		got.SizeBytes += f.Size
@@ -290,6 +340,9 @@ func (d *download) fetch(ctx context.Context, part *partial) (files []File, veri
 	if c, ok := d.client.(ManifestClient); ok {
 		m, err := c.Manifest(ctx, d.path)
 		if d.byDigest = err == nil; d.byDigest {
+			if err := d.worthFetching(m); err != nil {
+				return nil, true, err
+			}
 			files, err = d.fetchFiles(ctx, part, c, m)
 			return files, true, err
 		}
@@ -303,6 +356,17 @@ func (d *download) fetch(ctx context.Context, part *partial) (files []File, veri
 	}
 	files, err = d.fetchArchive(ctx, part)
 	return files, false, err
+}
+
+func (d *download) worthFetching(m tinkex.Manifest) error {
+	if d.checkFiles == nil {
+		return nil
+	}
+	names := make([]string, len(m.Files))
+	for i, f := range m.Files {
+		names[i] = f.Name
+	}
+	return d.checkFiles(names)
 }
 
 // noManifest reports whether err is how a server without manifests answers.

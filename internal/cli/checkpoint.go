@@ -13,7 +13,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "checkpoint",
 		Aliases: []string{"checkpoints", "ckpt"},
-		Short:   "List, inspect, download, verify, import, copy, mirror, restore, share, expire, delete and prune checkpoints",
+		Short:   "List, inspect, download, verify, import, export, copy, mirror, restore, share, expire, delete and prune checkpoints",
 		Long: `Checkpoints are addressed by their tinker paths:
 
   tinker://<run-id>/weights/<name>           to resume training from
@@ -29,6 +29,8 @@ func (a *app) checkpointCommand() *cobra.Command {
 		a.checkpointCopyCommand(),
 		a.checkpointMirrorCommand(),
 		a.checkpointRestoreCommand(),
+		a.checkpointExportCommand(),
+		a.checkpointPushHFCommand(),
 		a.checkpointPublishCommand(),
 		a.checkpointUnpublishCommand(),
 		a.checkpointSetTTLCommand(),

@@ -67,7 +67,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &partly):
 		return exitPartly
-	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrMissingAPIKey), errors.Is(err, tinkex.ErrMalformedAPIKey):
+	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrMissingAPIKey), errors.Is(err, tinkex.ErrMalformedAPIKey), errors.Is(err, checkpoint.ErrNoHubToken):
 		return exitAuth
 	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden), errors.Is(err, checkpoint.ErrNoMirror):
 		return exitNotFound
@@ -91,7 +91,18 @@ func (a *app) printError(ctx context.Context, err error) {
 }
 
 func (a *app) hint(err error) string {
+	var hub *checkpoint.HubError
 	switch {
+	case errors.Is(err, checkpoint.ErrNoHubToken):
+		return "Set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or log in with 'hf auth login'."
+	case errors.As(err, &hub) && errors.Is(err, tinkex.ErrUnauthorized):
+		return "The Hub does not accept the token: check HF_TOKEN, or log in again with 'hf auth login'."
+	case errors.As(err, &hub) && errors.Is(err, tinkex.ErrForbidden):
+		return "The Hub's token may not do that: it needs write access to the repository's namespace."
+	case errors.As(err, &hub):
+		return "The same command goes on from there: what the Hub has is not sent again."
+	case errors.Is(err, checkpoint.ErrOccupied):
+		return "Use --force to push there all the same, or choose another repository with --repo or another branch with --revision."
 	case errors.Is(err, tinkex.ErrMissingAPIKey):
 		return "Set TINKER_API_KEY. A server of your own (tinkex serve) takes any key that starts with tml- until you create some."
 	case errors.Is(err, tinkex.ErrUnauthorized):
