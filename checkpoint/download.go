@@ -195,9 +195,10 @@ type download struct {
 	skip func(tinkex.ManifestFile) bool
 
 	// What an export does differently: where it goes instead of into a
-	// directory of its name, whether the files are worth fetching, and what is
-	// done to them before the directory appears.
+	// directory of its name, which files are left out, whether the others are
+	// worth fetching, and what is done to them before the directory appears.
 	target     string
+	leftOut    func(name string) bool
 	checkFiles func(names []string) error
 	prepare    func(dir string, files []File) ([]File, error)
 }
@@ -340,7 +341,7 @@ func (d *download) fetch(ctx context.Context, part *partial) (files []File, veri
 	if c, ok := d.client.(ManifestClient); ok {
 		m, err := c.Manifest(ctx, d.path)
 		if d.byDigest = err == nil; d.byDigest {
-			if err := d.worthFetching(m); err != nil {
+			if err := d.choose(&m); err != nil {
 				return nil, true, err
 			}
 			files, err = d.fetchFiles(ctx, part, c, m)
@@ -358,7 +359,8 @@ func (d *download) fetch(ctx context.Context, part *partial) (files []File, veri
 	return files, false, err
 }
 
-func (d *download) worthFetching(m tinkex.Manifest) error {
+// choose takes out of a manifest what is not fetched.
+func (d *download) choose(m *tinkex.Manifest) error {
 	if d.checkFiles == nil {
 		return nil
 	}
@@ -366,7 +368,15 @@ func (d *download) worthFetching(m tinkex.Manifest) error {
 	for i, f := range m.Files {
 		names[i] = f.Name
 	}
-	return d.checkFiles(names)
+	if err := d.checkFiles(names); err != nil {
+		return err
+	}
+	m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f tinkex.ManifestFile) bool { return d.leftOut(f.Name) })
+	m.SizeBytes = 0
+	for _, f := range m.Files {
+		m.SizeBytes += f.SizeBytes
+	}
+	return nil
 }
 
 // noManifest reports whether err is how a server without manifests answers.

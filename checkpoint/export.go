@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,8 +55,8 @@ const modelCard = "README.md"
 
 // Export fetches a checkpoint as Download does, and makes of it what PEFT and
 // the Hugging Face Hub expect: the adapter, whose configuration names the base
-// model, and a model card. The mark that ends a checkpoint is left out, and a
-// README.md that the checkpoint has itself stays.
+// model, and a model card. The optimizer's state and the mark that ends a
+// checkpoint are left out, and a README.md that the checkpoint has itself stays.
 //
 // A checkpoint that holds no adapter is ErrNotPEFT. The directory appears
 // complete, or not at all.
@@ -87,13 +89,12 @@ type adapter struct {
 
 func adapterOf(ctx context.Context, client WeightsInfoClient, path tinkex.TinkerPath) (*adapter, error) {
 	info, err := client.WeightsInfo(ctx, path)
+	var e *tinkex.Error
 	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case errors.Is(err, tinkex.ErrUnauthorized):
-		return nil, err
-	case err != nil:
+	case errors.As(err, &e) && e.Status != 0 && e.Status != http.StatusUnauthorized:
 		return &adapter{path: path}, nil
+	case err != nil:
+		return nil, err
 	case !info.IsLoRA:
 		return nil, notPEFT("it holds full weights: only LoRA checkpoints are adapters")
 	}
@@ -112,38 +113,43 @@ func (a *adapter) export(ctx context.Context, client ExportClient, opts ExportOp
 	var talk sync.Mutex
 	opts.Download.Force = opts.Force
 	d := newDownload(client, remote, a.path, opts.Download, &talk)
-	d.target, d.checkFiles = opts.Dir, checkAdapterFiles
-	d.prepare = func(dir string, files []File) ([]File, error) { return a.prepare(dir, files, opts.NoModelCard, repo) }
+	d.target, d.checkFiles, d.leftOut = opts.Dir, a.checkFiles, noPartOfAdapter
+	d.prepare = func(dir string, files []File) ([]File, error) {
+		return a.prepare(dir, files, d.byDigest, opts.NoModelCard, repo)
+	}
 	got, err := d.run(ctx, "")
 	return Exported{got, a.info.BaseModel}, err
 }
 
-// checkAdapterFiles refuses what has not all that an adapter has.
-func checkAdapterFiles(names []string) error {
+// noPartOfAdapter reports whether a checkpoint's file is none of an adapter's.
+func noPartOfAdapter(name string) bool { return name == completeFile || name == optimizerState }
+
+// checkFiles refuses what has not all that an adapter has.
+func (a *adapter) checkFiles(names []string) error {
 	switch {
 	case !slices.Contains(names, adapterConfig):
 		return notPEFT("it has no %s, which a PEFT adapter has", adapterConfig)
 	case !slices.Contains(names, adapterWeights) && !slices.Contains(names, adapterPickle):
 		return notPEFT("it has no %s, which a PEFT adapter has", adapterWeights)
-	case !slices.Contains(names, completeFile):
+	case a.path.Type != tinkex.External && !slices.Contains(names, completeFile):
 		return notPEFT("it has no %s, which complete checkpoints end with: its files may be cut off", completeFile)
 	}
 	return nil
 }
 
 // prepare makes a checkpoint's files an adapter's.
-func (a *adapter) prepare(dir string, files []File, noCard bool, repo func() (string, error)) ([]File, error) {
-	names := make([]string, len(files))
-	for i, f := range files {
-		names[i] = f.Name
+func (a *adapter) prepare(dir string, files []File, verified, noCard bool, repo func() (string, error)) ([]File, error) {
+	if !verified { // an archive's come all
+		if err := a.checkFiles(fileNames(files)); err != nil {
+			return nil, err
+		}
 	}
-	if err := checkAdapterFiles(names); err != nil {
-		return nil, err
+	for _, name := range []string{completeFile, optimizerState} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	if err := os.Remove(filepath.Join(dir, completeFile)); err != nil {
-		return nil, err
-	}
-	files = slices.DeleteFunc(slices.Clone(files), func(f File) bool { return f.Name == completeFile })
+	files = slices.DeleteFunc(slices.Clone(files), func(f File) bool { return noPartOfAdapter(f.Name) })
 	config, err := a.nameBaseModel(dir)
 	if err != nil {
 		return nil, err
@@ -155,7 +161,7 @@ func (a *adapter) prepare(dir string, files []File, noCard bool, repo func() (st
 		}
 	}
 	id, err := repo()
-	if err != nil || noCard || slices.Contains(names, modelCard) {
+	if err != nil || noCard || slices.Contains(fileNames(files), modelCard) {
 		return files, err
 	}
 	card, err := writeFile(dir, modelCard, a.card(id))
@@ -207,4 +213,12 @@ func writeFile(dir, name string, b []byte) (File, error) {
 	}
 	sum := sha256.Sum256(b)
 	return File{Name: name, Size: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}, errors.Join(err, f.Close())
+}
+
+func fileNames(files []File) []string {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.Name
+	}
+	return names
 }

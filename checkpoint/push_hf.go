@@ -454,14 +454,6 @@ func (p *push) files(got Exported) (files []hfhub.File, closeAll func(), err err
 	return files, closeAll, nil
 }
 
-func fileNames(files []File) []string {
-	names := make([]string, len(files))
-	for i, f := range files {
-		names[i] = f.Name
-	}
-	return names
-}
-
 func (p *push) selected(name string) bool {
 	matches := func(re *regexp.Regexp) bool { return re.MatchString(name) }
 	return (len(p.allow) == 0 || slices.ContainsFunc(p.allow, matches)) && !slices.ContainsFunc(p.ignore, matches)

@@ -2,6 +2,7 @@ package guides
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
+	"github.com/tinkex/tinkex/internal/hfhub/hubtest"
 	"github.com/tinkex/tinkex/tinkextest"
 )
 
@@ -58,6 +60,26 @@ func imported(ctx context.Context, rest *tinkex.RestClient) error {
 	}
 	if len(d.Checkpoints) != 2 {
 		return fmt.Errorf("%d checkpoints were made", len(d.Checkpoints))
+	}
+	return nil
+}
+
+// onTheHub is docs/guides/hugging_face.md's.
+func onTheHub(ctx context.Context, rest *tinkex.RestClient, path tinkex.TinkerPath) error {
+	adapter, err := checkpoint.Export(ctx, rest, path, checkpoint.ExportOptions{Dir: "./exported"})
+	if err != nil {
+		return err
+	}
+	fmt.Println(adapter.Dir, "is for", adapter.BaseModel)
+	pushed, err := checkpoint.PushHF(ctx, rest, path, checkpoint.PushHFOptions{Repo: "my-adapter"})
+	if errors.Is(err, checkpoint.ErrOccupied) {
+		return fmt.Errorf("choose another repository: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	if pushed.Repo != hubtest.User+"/my-adapter" || adapter.BaseModel != tinkextest.BaseModel {
+		return fmt.Errorf("exported %+v, pushed %+v", adapter, pushed)
 	}
 	return nil
 }
@@ -161,6 +183,12 @@ func TestFragments(t *testing.T) {
 	}
 	if err := imported(ctx, rest); err != nil {
 		t.Errorf("docs/guides/import.md: %v", err)
+	}
+	hub := hubtest.New(t)
+	t.Setenv("HF_ENDPOINT", hub.URL)
+	t.Setenv("HF_TOKEN", hubtest.Token)
+	if err := onTheHub(ctx, rest, saved.Path); err != nil {
+		t.Errorf("docs/guides/hugging_face.md: %v", err)
 	}
 	if err := pruned(ctx, rest); err != nil {
 		t.Errorf("docs/guides/retention.md: %v", err)

@@ -25,8 +25,9 @@ func (a *app) checkpointExportCommand() *cobra.Command {
 		Use:   "export PATH",
 		Short: "Write a checkpoint as PEFT and the Hugging Face Hub take it",
 		Long: `Write a checkpoint as PEFT and the Hugging Face Hub take it: the adapter, whose
-adapter_config.json names the base model, and README.md, a model card with where
-it comes from. What peft loads is the directory itself:
+adapter_config.json names the base model, and README.md, a model card that says
+where it comes from. An optimizer's state is left out. What peft loads is the
+directory itself:
 
   AutoPeftModelForCausalLM.from_pretrained("my-adapter")
 

@@ -47,7 +47,7 @@ The address of the commit, or of the pull request, goes to standard output. With
 "url", "created", "unchanged", "commit", "commit_url", "pull_request_url",
 "base_model", "sent_bytes", "files": [{"name", "size_bytes", "sha256"}]}.
 ` + exitStatusHelp,
-		Example: "  tinkex checkpoint push-hf tinker://RUN/sampler_weights/final --repo me/my-adapter\n  tinkex checkpoint push-hf tinker://RUN/weights/0100 --repo me/my-adapter --ignore-pattern 'optimizer_state*'",
+		Example: "  tinkex checkpoint push-hf tinker://RUN/sampler_weights/final --repo me/my-adapter\n  tinkex checkpoint push-hf tinker://RUN/weights/0100 --repo me/my-adapter --revision step-100",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			paths, err := parsePaths(args)
