@@ -1,16 +1,13 @@
 package checkpoint
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/retention"
 )
 
 // Policy says which checkpoints are worth keeping. Each run and, in it, each
@@ -46,24 +43,18 @@ type Policy struct {
 }
 
 // Validate reports a policy without any rule, or with one that is negative.
-func (p Policy) Validate() error {
-	rules := false
-	for _, r := range []struct {
-		name  string
-		value int64
-	}{
-		{"KeepLast", int64(p.KeepLast)}, {"KeepEvery", int64(p.KeepEvery)}, {"KeepWithin", int64(p.KeepWithin)},
-		{"KeepDaily", int64(p.KeepDaily)}, {"KeepWeekly", int64(p.KeepWeekly)},
-	} {
-		if r.value < 0 {
-			return fmt.Errorf("policy: %s is negative", r.name)
-		}
-		rules = rules || r.value > 0
+func (p Policy) Validate() error { return retention.Policy(p).Validate() }
+
+// ForServer is the policy as a server keeps it; see RestClient.SetRetention.
+func (p Policy) ForServer() tinkex.RetentionPolicy {
+	zone := ""
+	if p.Location != nil {
+		zone = p.Location.String()
 	}
-	if !rules {
-		return errors.New("policy: no rule says what to keep")
+	return tinkex.RetentionPolicy{
+		KeepLast: p.KeepLast, KeepEvery: p.KeepEvery, KeepWithin: p.KeepWithin, KeepDaily: p.KeepDaily, KeepWeekly: p.KeepWeekly,
+		TimeZone: zone, IncludePublic: p.IncludePublic, IncludeLatest: p.IncludeLatest,
 	}
-	return nil
 }
 
 // Kept is a checkpoint that a policy keeps.
@@ -97,116 +88,29 @@ func (p Plan) KeepsNothing() bool { return len(p.Keep) == 0 && len(p.Remove) > 0
 // Plan applies the policy. It looks at nothing but its arguments; the order of
 // the list makes no difference, and it is left as it is.
 func (p Policy) Plan(list []tinkex.Checkpoint, now time.Time) (Plan, error) {
-	if err := p.Validate(); err != nil {
-		return Plan{}, err
-	}
-	sorted := make([]tinkex.Checkpoint, 0, len(list))
-	seen := make(map[string]bool, len(list))
 	for _, c := range list {
-		if seen[c.TinkerPath] {
-			continue
-		}
-		seen[c.TinkerPath] = true
 		if _, err := c.Path(); err != nil {
 			return Plan{}, fmt.Errorf("plan: %w", err)
 		}
-		sorted = append(sorted, c)
 	}
-	slices.SortFunc(sorted, PlanOrder)
-	var plan Plan
-	for len(sorted) > 0 {
-		end := 1
-		for end < len(sorted) && groupOf(sorted[end]) == groupOf(sorted[0]) {
-			end++
-		}
-		group := sorted[:end]
-		sorted = sorted[end:]
-		reasons := p.reasons(group, now)
-		for i, c := range group {
-			if len(reasons[i]) > 0 {
-				plan.Keep = append(plan.Keep, Kept{c, reasons[i]})
-			} else {
-				plan.Remove = append(plan.Remove, c)
-			}
-		}
+	keep, remove, err := retention.Plan(retention.Policy(p), list, itemOf, now)
+	if err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Remove: remove}
+	for _, k := range keep {
+		plan.Keep = append(plan.Keep, Kept{k.Of, k.Reasons})
 	}
 	return plan, nil
 }
 
 // PlanOrder compares checkpoints in the order that plans have them in: by run
 // and type, newest first.
-func PlanOrder(a, b tinkex.Checkpoint) int {
-	return cmp.Or(strings.Compare(groupOf(a), groupOf(b)), compareCreated(a, b))
-}
+func PlanOrder(a, b tinkex.Checkpoint) int { return retention.Compare(itemOf(a), itemOf(b)) }
 
-// groupOf is what a checkpoint is judged among: its path without the name.
-func groupOf(c tinkex.Checkpoint) string {
-	return c.TinkerPath[:strings.LastIndexByte(c.TinkerPath, '/')+1]
-}
-
-// reasons says for each of a run's checkpoints of one type, which come newest
-// first, why it is kept.
-func (p Policy) reasons(group []tinkex.Checkpoint, now time.Time) [][]string {
-	place := p.Location
-	if place == nil {
-		place = time.UTC
-	}
-	days := buckets{name: "keep-daily", n: p.KeepDaily, of: func(t time.Time) string { return t.In(place).Format(time.DateOnly) }}
-	weeks := buckets{name: "keep-weekly", n: p.KeepWeekly, of: func(t time.Time) string {
-		year, week := t.In(place).ISOWeek()
-		return fmt.Sprintf("%d week %d", year, week)
-	}}
-	all := make([][]string, len(group))
-	for i, c := range group {
-		var why []string
-		if i == 0 && !p.IncludeLatest {
-			why = append(why, "latest")
-		}
-		if c.Public && !p.IncludePublic {
-			why = append(why, "public")
-		}
-		if i < p.KeepLast {
-			why = append(why, fmt.Sprintf("keep-last %d of %d", i+1, p.KeepLast))
-		}
-		if p.KeepEvery > 0 {
-			if number, ok := numberOf(nameOf(c)); !ok {
-				why = append(why, "keep-every: no number")
-			} else if number%uint64(p.KeepEvery) == 0 {
-				why = append(why, fmt.Sprintf("keep-every: %d", number))
-			}
-		}
-		if p.KeepWithin > 0 && !c.Time.Before(now.Add(-p.KeepWithin)) {
-			why = append(why, "keep-within")
-		}
-		why = append(why, days.reason(c.Time)...)
-		all[i] = append(why, weeks.reason(c.Time)...)
-	}
-	return all
-}
-
-// buckets keeps the first of each of n periods.
-type buckets struct {
-	name string
-	n    int
-	of   func(time.Time) string
-	last string
-}
-
-func (b *buckets) reason(t time.Time) []string {
-	if b.n == 0 {
-		return nil
-	}
-	period := b.of(t)
-	if period == b.last {
-		return nil
-	}
-	b.n--
-	b.last = period
-	return []string{b.name + ": " + period}
-}
-
-// numberOf is what a name counts, if it ends in a number.
-func numberOf(name string) (uint64, bool) {
-	n, err := strconv.ParseUint(name[len(strings.TrimRight(name, "0123456789")):], 10, 64)
-	return n, err == nil
+// itemOf is what a policy looks at. A checkpoint is judged among those whose
+// paths differ in the name only.
+func itemOf(c tinkex.Checkpoint) retention.Item {
+	at := strings.LastIndexByte(c.TinkerPath, '/') + 1
+	return retention.Item{Group: c.TinkerPath[:at], Name: c.TinkerPath[at:], Public: c.Public, Time: c.Time}
 }

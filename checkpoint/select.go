@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/retention"
 )
 
 // Selection says which of the caller's checkpoints are meant. A zero field
@@ -203,7 +204,7 @@ func Sort(list []tinkex.Checkpoint, by Order, reverse bool) {
 	case BySize:
 		order = func(a, b tinkex.Checkpoint) int { return cmp.Compare(sizeOf(b), sizeOf(a)) }
 	case ByName:
-		order = func(a, b tinkex.Checkpoint) int { return compareNames(nameOf(a), nameOf(b)) }
+		order = func(a, b tinkex.Checkpoint) int { return retention.CompareNames(nameOf(a), nameOf(b)) }
 	case ByExpiry:
 		order = compareExpiry
 	}
@@ -216,11 +217,8 @@ func Sort(list []tinkex.Checkpoint, by Order, reverse bool) {
 	})
 }
 
-// compareCreated puts the newest first, and those of one instant by name, the
-// higher number first: of step-9 and step-10, the latter is the later one.
-func compareCreated(a, b tinkex.Checkpoint) int {
-	return cmp.Or(b.Time.Compare(a.Time), -compareNames(nameOf(a), nameOf(b)), cmp.Compare(a.TinkerPath, b.TinkerPath))
-}
+// compareCreated puts the newest first.
+func compareCreated(a, b tinkex.Checkpoint) int { return retention.CompareAge(itemOf(a), itemOf(b)) }
 
 func compareExpiry(a, b tinkex.Checkpoint) int {
 	switch {
@@ -233,29 +231,6 @@ func compareExpiry(a, b tinkex.Checkpoint) int {
 	}
 	return a.ExpiresAt.Compare(*b.ExpiresAt)
 }
-
-// compareNames compares as people count: step-9 comes before step-10.
-func compareNames(a, b string) int {
-	for a != "" && b != "" {
-		na, nb := digits(a), digits(b)
-		if na == "" || nb == "" {
-			if a[0] != b[0] {
-				return cmp.Compare(a[0], b[0])
-			}
-			a, b = a[1:], b[1:]
-			continue
-		}
-		ta, tb := strings.TrimLeft(na, "0"), strings.TrimLeft(nb, "0")
-		if c := cmp.Or(cmp.Compare(len(ta), len(tb)), strings.Compare(ta, tb), cmp.Compare(len(na), len(nb))); c != 0 {
-			return c
-		}
-		a, b = a[len(na):], b[len(nb):]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// digits returns the digits a string starts with.
-func digits(s string) string { return s[:len(s)-len(strings.TrimLeft(s, "0123456789"))] }
 
 func nameOf(c tinkex.Checkpoint) string {
 	return c.TinkerPath[strings.LastIndexByte(c.TinkerPath, '/')+1:]

@@ -136,6 +136,27 @@ func mirrored(ctx context.Context, rest, own *tinkex.RestClient) error {
 	return nil
 }
 
+// retained is docs/guides/retention.md's too.
+func retained(ctx context.Context, rest *tinkex.RestClient, policy checkpoint.Policy) error {
+	set, err := rest.SetRetention(ctx, policy.ForServer())
+	if errors.Is(err, tinkex.ErrConflict) {
+		return fmt.Errorf("it would delete everything: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println("set", set.SetAt)
+	would, err := rest.PreviewRetention(ctx, nil)
+	if err != nil {
+		return err
+	}
+	fmt.Println(len(would.Remove), "will go, and", len(would.Keep), "stay")
+	if len(would.Keep) == 0 || len(would.Remove) != 0 || set.Policy.KeepLast != policy.KeepLast {
+		return fmt.Errorf("set %+v, which would do %+v", set, would)
+	}
+	return rest.UnsetRetention(ctx)
+}
+
 func mustParse(path string) tinkex.TinkerPath {
 	p, err := tinkex.ParseTinkerPath(path)
 	if err != nil {
@@ -200,5 +221,8 @@ func TestFragments(t *testing.T) {
 	defer own.Close()
 	if err := mirrored(ctx, rest, own); err != nil {
 		t.Errorf("docs/guides/mirror.md: %v", err)
+	}
+	if err := retained(ctx, rest, checkpoint.Policy{KeepLast: 10}); err != nil {
+		t.Errorf("docs/guides/retention.md, on the server: %v", err)
 	}
 }

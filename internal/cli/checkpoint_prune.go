@@ -14,10 +14,15 @@ import (
 )
 
 type pruneFlags struct {
-	policy           checkpoint.Policy
-	within           string
+	policyFlags
 	all, dryRun, yes bool
 	selectFlags
+}
+
+// policyFlags are the rules of a retention policy.
+type policyFlags struct {
+	policy checkpoint.Policy
+	within string
 }
 
 func (a *app) checkpointPruneCommand() *cobra.Command {
@@ -66,6 +71,16 @@ with the members of 'tinkex checkpoint list'.
 		},
 	}
 	flags := cmd.Flags()
+	f.policyFlags.addFlags(cmd)
+	flags.BoolVar(&f.all, "all", false, "go ahead even if nothing at all is kept")
+	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be done, and do nothing")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
+	f.selectFlags.addFlags(cmd)
+	return cmd
+}
+
+func (f *policyFlags) addFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.IntVar(&f.policy.KeepLast, "keep-last", 0, "keep the newest N")
 	flags.IntVar(&f.policy.KeepEvery, "keep-every", 0, "keep those whose name ends in a multiple of N, or in no number")
 	flags.StringVar(&f.within, "keep-within", "", "keep those saved within this time, e.g. 36h or 7d")
@@ -73,35 +88,36 @@ with the members of 'tinkex checkpoint list'.
 	flags.IntVar(&f.policy.KeepWeekly, "keep-weekly", 0, "keep the newest of each of the last N weeks")
 	flags.BoolVar(&f.policy.IncludePublic, "include-public", false, "public checkpoints may go too")
 	flags.BoolVar(&f.policy.IncludeLatest, "include-latest", false, "each run's latest may go too")
-	flags.BoolVar(&f.all, "all", false, "go ahead even if nothing at all is kept")
-	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be done, and do nothing")
-	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	f.addFlags(cmd)
-	return cmd
 }
 
-func (f *pruneFlags) parsePolicy(cmd *cobra.Command) error {
-	rules := false
+// parseRules reads the rules and reports whether there are any.
+func (f *policyFlags) parseRules(cmd *cobra.Command) (rules bool, err error) {
 	for _, name := range []string{"keep-last", "keep-every", "keep-daily", "keep-weekly"} {
 		if !cmd.Flags().Changed(name) {
 			continue
 		}
 		rules = true
 		if n, err := cmd.Flags().GetInt(name); err != nil || n < 1 {
-			return usagef("--%s: %d: expected at least 1; leave the option out for no such rule", name, n)
+			return false, usagef("--%s: %d: expected at least 1; leave the option out for no such rule", name, n)
 		}
 	}
 	if f.within != "" {
 		rules = true
-		var err error
 		if f.policy.KeepWithin, err = parseAge("--keep-within", f.within); err != nil {
-			return err
+			return false, err
 		}
 		if f.policy.KeepWithin <= 0 {
-			return usagef("--keep-within: %q is no time at all", f.within)
+			return false, usagef("--keep-within: %q is no time at all", f.within)
 		}
 	}
+	return rules, nil
+}
+
+func (f *pruneFlags) parsePolicy(cmd *cobra.Command) error {
+	rules, err := f.parseRules(cmd)
 	switch {
+	case err != nil:
+		return err
 	case !rules:
 		return usagef("say what to keep: --keep-last N, --keep-every N, --keep-within AGE, --keep-daily N or --keep-weekly N; to delete everything, see 'tinkex checkpoint delete --run'")
 	case f.policy.IncludePublic && f.private:

@@ -319,6 +319,12 @@ func (s *store) DeleteExpired(ctx context.Context, now, idle time.Time, limit in
 
 // remove deletes checkpoints with their manifests, and returns how many.
 func (s *store) remove(ctx context.Context, q queries, condition string, args ...any) (n int, err error) {
+	ids, err := s.removed(ctx, q, condition, args...)
+	return len(ids), err
+}
+
+// removed deletes checkpoints with their manifests, and returns their ids.
+func (s *store) removed(ctx context.Context, q queries, condition string, args ...any) (ids []int64, err error) {
 	var unlist []entry
 	err = q.each(ctx, `DELETE FROM checkpoints WHERE `+condition+` RETURNING owner, run_id, kind, created_at, id, listed`,
 		args, func(row scanner) error {
@@ -329,15 +335,16 @@ func (s *store) remove(ctx context.Context, q queries, condition string, args ..
 			if err := row.Scan(&e.owner, &e.run, &e.kind, &e.at, &e.id, &listed); err != nil {
 				return err
 			}
-			if n++; listed != 0 {
+			ids = append(ids, e.id)
+			if listed != 0 {
 				unlist = append(unlist, e)
 			}
 			return nil
 		})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return n, s.recount(ctx, q, -1, unlist)
+	return ids, s.recount(ctx, q, -1, unlist)
 }
 
 func (s *store) NextExpiry(ctx context.Context) (at time.Time, ok bool, err error) {

@@ -192,6 +192,19 @@ type Result struct {
 	Payload     []byte // JSON
 }
 
+// Retention is which checkpoints of an owner's are kept.
+type Retention struct {
+	Owner   string
+	Version string // another one each time a policy is set
+	Policy  []byte // JSON
+	SetAt   time.Time
+	// What came of it when it was applied last; AppliedAt is nil if it was not
+	// yet.
+	AppliedAt *time.Time
+	Removed   int
+	Refused   string // why nothing was done
+}
+
 // Key is an API key; the key itself is never stored.
 type Key struct {
 	ID        string
@@ -341,6 +354,22 @@ type Store interface {
 	Result(ctx context.Context, requestID string) (Result, error)
 	// DeleteResults drops results older than the given time.
 	DeleteResults(ctx context.Context, before time.Time) (int, error)
+
+	// SetRetention makes r the owner's policy, which was not applied yet, in the
+	// place of another.
+	SetRetention(ctx context.Context, r Retention) error
+	Retention(ctx context.Context, owner string) (Retention, error)
+	DeleteRetention(ctx context.Context, owner string) error
+	// DueRetention lists up to limit policies that were not applied after since,
+	// by owner, from behind the owner after.
+	DueRetention(ctx context.Context, since time.Time, after string, limit int) ([]Retention, error)
+	// RetentionApplied writes down what came of r. ErrNotFound: another version
+	// is the owner's meanwhile, or none.
+	RetentionApplied(ctx context.Context, r Retention) error
+	// DeleteRetired removes those of the checkpoints that are r's owner's and,
+	// unless public is set, not public, and returns their ids. Once another
+	// version is the owner's, or none, it removes nothing: ErrNotFound.
+	DeleteRetired(ctx context.Context, r Retention, ids []int64, public bool) ([]int64, error)
 
 	CreateKey(ctx context.Context, k Key) error
 	// KeyByHash finds a key, revoked or not.

@@ -50,6 +50,9 @@ type Options struct {
 	// Lease is how long a server may be out of touch with the metadata before
 	// the others take it for dead. Zero is DefaultLease.
 	Lease time.Duration
+
+	// bySweepOnly leaves the sweeping to who calls Sweep, for tests.
+	bySweepOnly bool
 }
 
 // Registry is the domain's state. It is safe for concurrent use.
@@ -126,7 +129,9 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	r.futures = newFutures(r.now)
 	r.samplers = newSamplers(r)
 	r.imports = make(chan struct{}, importsAtOnce)
-	r.work.Go(r.sweepLoop)
+	if !opts.bySweepOnly {
+		r.work.Go(r.sweepLoop)
+	}
 	if opts.Shared {
 		r.work.Go(r.keepLease)
 	}

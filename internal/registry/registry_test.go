@@ -71,9 +71,13 @@ func newFixture(t *testing.T) *fixture {
 }
 
 // start opens a registry on the stores, as a server's start does.
-func (f *fixture) start() {
+func (f *fixture) start(change ...func(*Options)) {
 	f.t.Helper()
-	r, err := New(f.t.Context(), Options{Meta: f.meta, Blobs: f.blobs, Engine: f.eng, Now: f.clock.now, GCInterval: -1})
+	opts := Options{Meta: f.meta, Blobs: f.blobs, Engine: f.eng, Now: f.clock.now, GCInterval: -1}
+	for _, c := range change {
+		c(&opts)
+	}
+	r, err := New(f.t.Context(), opts)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -66,7 +66,7 @@ func (r *Registry) sweepLoop() {
 
 // Sweep lets go of the models of sessions that gave no sign of life, writes down
 // activity times and, if no other server does, removes expired checkpoints,
-// uploads and results.
+// uploads and results and applies the retention policies that are due.
 func (r *Registry) Sweep(ctx context.Context) error {
 	now := r.now().UTC()
 	idle := now.Add(-r.sessionTimeout)
@@ -111,6 +111,8 @@ func (r *Registry) Sweep(ctx context.Context) error {
 	if _, err := r.meta.DeleteUploads(ctx, now.Add(-uploadTTL)); err != nil {
 		return err
 	}
-	_, err := r.meta.DeleteResults(ctx, now.Add(-resultTTL))
-	return err
+	if _, err := r.meta.DeleteResults(ctx, now.Add(-resultTTL)); err != nil {
+		return err
+	}
+	return r.applyRetention(ctx)
 }

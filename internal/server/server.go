@@ -112,6 +112,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s.blobOps(api)
 	s.importOps(api)
 	s.usageOps(api)
+	s.retentionOps(api)
 	s.downloadRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such endpoint: "+r.Method+" "+r.URL.Path)

@@ -68,6 +68,8 @@ func Run(t *testing.T, open func(t *testing.T) metastore.Store) {
 		{"SpaceUsage", testSpaceUsage},
 		{"Result", testResult},
 		{"Key", testKey},
+		{"Retention", testRetention},
+		{"DeleteRetired", testDeleteRetired},
 		{"Secret", testSecret},
 		{"Text", testText},
 		{"Check", testCheck},
