@@ -16,6 +16,7 @@ import (
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/mirror"
+	"github.com/tinkex/tinkex/internal/retention"
 	"github.com/tinkex/tinkex/internal/transfer"
 )
 
@@ -356,7 +357,7 @@ func (w *mirroring) plan(ctx context.Context) ([]tinkex.Checkpoint, error) {
 	if listing != nil {
 		return nil, listing
 	}
-	slices.SortFunc(w.out.Updated, func(a, b tinkex.TinkerPath) int { return compareNames(a.String(), b.String()) })
+	slices.SortFunc(w.out.Updated, func(a, b tinkex.TinkerPath) int { return retention.CompareNames(a.String(), b.String()) })
 	Sort(todo, ByExpiry, false)
 	return todo, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
 	"github.com/tinkex/tinkex/internal/cli"
+	"github.com/tinkex/tinkex/internal/hfhub/hubtest"
 	"github.com/tinkex/tinkex/internal/mirror"
 	"github.com/tinkex/tinkex/tinkextest"
 )
@@ -139,6 +140,11 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 	b.path = b.srv.SeedCheckpoint(t, tinkextest.Checkpoint{Name: "step-0007"})
 	t.Setenv("TINKER_BASE_URL", b.srv.URL)
 	t.Setenv("TINKER_API_KEY", tinkextest.Key)
+	t.Setenv("HF_HOME", t.TempDir())
+	for _, name := range []string{"HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"} {
+		t.Setenv(name, "") // brings it back
+		os.Unsetenv(name)
+	}
 	t.Setenv("TINKEX_DB", "")
 	t.Setenv("TINKEX_BLOBS", "")
 	t.Chdir(t.TempDir())
@@ -275,6 +281,20 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 		"There is no terminal to ask on; use --yes to go ahead.": func() string { return b.tinkex("checkpoint", "delete", path) },
 		"these rules keep nothing of the … selected; use --all to delete them all": func() string {
 			return b.tinkex("checkpoint", "prune", "--keep-every", "5", "--include-latest", "--include-public", "--name", "step-*", "-y")
+		},
+		"no Hugging Face token": func() string {
+			return b.with("HF_TOKEN", "", "checkpoint", "push-hf", path)
+		},
+		"… holds another checkpoint: tinker://…": func() string {
+			hub := hubtest.New(t)
+			t.Setenv("HF_ENDPOINT", hub.URL)
+			hub.AddRepo(hubtest.User+"/mine", true, map[string]string{"README.md": "tinker://other/weights/x"})
+			return b.with("HF_TOKEN", hubtest.Token, "checkpoint", "push-hf", path, "--repo", "mine")
+		},
+		"the retention policy would delete all … checkpoints that it applies to": func() string {
+			const key = "tml-with-one"
+			b.srv.SeedCheckpoint(t, tinkextest.Checkpoint{Key: key, Name: "step-0007"})
+			return b.with("TINKER_API_KEY", key, "retention", "set", "--keep-every", "5", "--include-latest", "-y")
 		},
 		"unknown command \"…\" for \"tinkex\"": func() string { return b.tinkex("chekpoint") },
 		"--before: \"…\" is not a time":        func() string { return b.tinkex("checkpoint", "list", "--before", "yesterday") },
