@@ -169,6 +169,7 @@ func TestFragments(t *testing.T) {
 	srv := tinkextest.NewServer(t)
 	t.Setenv("TINKER_BASE_URL", srv.URL)
 	t.Setenv("TINKER_API_KEY", tinkextest.Key)
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir()) // no profiles of whoever runs this
 	t.Chdir(t.TempDir())
 	ctx := t.Context()
 

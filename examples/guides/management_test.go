@@ -296,6 +296,7 @@ func TestCheckpointManagement(t *testing.T) {
 	srv, run, rest := world(t)
 	t.Setenv("TINKER_BASE_URL", srv.URL)
 	t.Setenv("TINKER_API_KEY", tinkextest.Key)
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir()) // no profiles of whoever runs this
 	t.Chdir(t.TempDir())
 	ctx := t.Context()
 	at := func(name string) tinkex.TinkerPath { return mustParse("tinker://" + run + "/weights/" + name) }

@@ -145,6 +145,9 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 		t.Setenv(name, "") // brings it back
 		os.Unsetenv(name)
 	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir()) // no profiles of whoever runs this
+	t.Setenv("TINKEX_NO_KEYRING", "1")
+	t.Setenv("TINKEX_PROFILE", "")
 	t.Setenv("TINKEX_DB", "")
 	t.Setenv("TINKEX_BLOBS", "")
 	t.Chdir(t.TempDir())
@@ -153,9 +156,17 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 
 	known := map[string]bool{}
 	for message, say := range map[string]func() string{
-		"missing API key: set TINKER_API_KEY": func() string { return b.with("TINKER_API_KEY", "", "checkpoint", "list") },
-		"malformed API key: …":                func() string { return b.with("TINKER_API_KEY", "abc", "checkpoint", "list") },
-		"malformed base URL \"…\": …":         func() string { return b.with("TINKER_BASE_URL", "127.0.0.1:8484", "checkpoint", "list") },
+		"missing API key for …": func() string { return b.with("TINKER_API_KEY", "", "checkpoint", "list") },
+		"missing API key: the key of profile … is for … and is not sent to …, which … names": func() string {
+			login := []string{"login", "--profile", "lab", "--base-url", "http://lab", "--api-key-stdin", "--no-check"}
+			if code := cli.Main(login, cli.Env{Stdin: strings.NewReader("tml-lab"), Stdout: io.Discard, Stderr: io.Discard, Context: ctx}); code != 0 {
+				t.Errorf("login ended with %d", code)
+			}
+			defer cli.Main([]string{"logout", "--profile", "lab"}, cli.Env{Stdout: io.Discard, Stderr: io.Discard, Context: ctx})
+			return b.with("TINKER_API_KEY", "", "checkpoint", "list")
+		},
+		"malformed API key: …":        func() string { return b.with("TINKER_API_KEY", "abc", "checkpoint", "list") },
+		"malformed base URL \"…\": …": func() string { return b.with("TINKER_BASE_URL", "127.0.0.1:8484", "checkpoint", "list") },
 		"unknown API key (HTTP 401": func() string {
 			if code := cli.Main([]string{"key", "create", "--data-dir", "keys"}, cli.Env{Stdout: io.Discard, Stderr: io.Discard, Context: ctx}); code != 0 {
 				t.Errorf("key create ended with %d", code)

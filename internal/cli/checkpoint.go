@@ -18,7 +18,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 
   tinker://<run-id>/weights/<name>           to resume training from
   tinker://<run-id>/sampler_weights/<name>   to sample from
-` + exitStatusHelp,
+` + latestHelp + exitStatusHelp,
 	}
 	cmd.AddCommand(
 		a.checkpointListCommand(),

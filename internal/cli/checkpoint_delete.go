@@ -31,7 +31,7 @@ it does, saying how many and how much; without a terminal to ask on, -y is neede
 32 are deleted at a time. One that is already gone is a failure if it was named on
 the command line, and counts as done otherwise. To keep some of a run's checkpoints
 by rules, see 'tinkex checkpoint prune'.
-` + selectionHelp + `
+` + latestHelp + selectionHelp + `
 With -f json the answer is {"deleted": [paths], "already_gone": [paths],
 "failed": [{"tinker_path", "error"}]}.
 ` + exitStatusHelp,
@@ -117,6 +117,9 @@ func (a *app) checkpointDelete(ctx context.Context, paths []tinkex.TinkerPath, b
 		return err
 	}
 	defer client.Close()
+	if paths, err = a.resolver(client).paths(ctx, paths); err != nil {
+		return err
+	}
 	var sizes *sizes
 	if f.selection.RunID != "" || f.allRuns {
 		s, err := f.resolve(ctx, client)

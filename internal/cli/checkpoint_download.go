@@ -33,7 +33,7 @@ hidden directory, .<run-id>_<kind>_<name>.partial.
 A tinkex server tells every file's SHA-256, and each file is checked while it is
 written. Other servers give an archive; what can be checked of that is checked.
 'tinkex checkpoint verify' checks again later.
-
+` + latestHelp + `
 With -f json the answer is {"downloaded": [{"tinker_path", "destination",
 "size_bytes", "fetched_bytes", "verified", "files": [{"name", "size_bytes",
 "sha256"}]}], "failed": [{"tinker_path", "error"}]}.
@@ -48,8 +48,7 @@ With -f json the answer is {"downloaded": [{"tinker_path", "destination",
 			if err != nil {
 				return err
 			}
-			slices.SortFunc(paths, func(p, q tinkex.TinkerPath) int { return strings.Compare(p.String(), q.String()) })
-			return a.checkpointDownload(cmd.Context(), slices.Compact(paths), f)
+			return a.checkpointDownload(cmd.Context(), paths, f)
 		},
 	}
 	cmd.Flags().StringVarP(&f.output, "output", "o", ".", "directory to make the checkpoints' directories in")
@@ -87,6 +86,11 @@ func (a *app) checkpointDownload(ctx context.Context, paths []tinkex.TinkerPath,
 		return err
 	}
 	defer client.Close()
+	if paths, err = a.resolver(client).paths(ctx, paths); err != nil {
+		return err
+	}
+	slices.SortFunc(paths, func(p, q tinkex.TinkerPath) int { return strings.Compare(p.String(), q.String()) })
+	paths = slices.Compact(paths)
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(downloadMemory))
 	bars := a.bars(ctx)
 	if len(paths) > 1 {
@@ -106,7 +110,7 @@ func (a *app) checkpointDownload(ctx context.Context, paths []tinkex.TinkerPath,
 			}
 		},
 		Notice: func(path tinkex.TinkerPath, message string) {
-			if notice := fmt.Sprintf("%s: %s", path, message); bars == nil {
+			if notice := fmt.Sprintf("%s: %s", path, message); !bars.drawn() {
 				a.say("%s", notice)
 			} else {
 				notices = append(notices, notice)
@@ -139,7 +143,7 @@ func (a *app) checkpointDownload(ctx context.Context, paths []tinkex.TinkerPath,
 		return err
 	}
 	if ctx.Err() != nil {
-		a.say("Interrupted. The same command goes on from here.")
+		a.say("Interrupted. The same command goes on from here:\n  %s", a.again())
 		return errors.Join(errSilent, ctx.Err())
 	}
 	return failedItems(errs, len(paths))
@@ -161,8 +165,13 @@ func (a *app) printDownloaded(ctx context.Context, done []downloadJSON, errs []e
 		}
 	}
 	if ctx.Err() == nil {
+		goesOn := false
 		for _, e := range errs {
 			a.printError(ctx, e)
+			goesOn = goesOn || a.networkHint(e) != ""
+		}
+		if goesOn {
+			a.say("The same command goes on where this one stopped:\n  %s", a.again())
 		}
 	}
 	return nil

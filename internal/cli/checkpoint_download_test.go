@@ -66,7 +66,7 @@ func TestThreeDownloadsInterruptedAndResumed(t *testing.T) {
 	r := tinkexWith(t, Env{Context: ctx}, args...)
 	interrupt()
 	<-watching
-	r.want(t, exitInterrupted, nil, []string{"The same command goes on from here."})
+	r.want(t, exitInterrupted, nil, []string{"The same command goes on from here:"})
 	if seen := visibleIn(t, out); len(seen) > 0 {
 		t.Errorf("there is %q", seen)
 	}

@@ -106,6 +106,9 @@ func (a *app) checkpointExport(ctx context.Context, path tinkex.TinkerPath, f ex
 		return err
 	}
 	defer client.Close()
+	if path, err = a.resolver(client).path(ctx, path); err != nil {
+		return err
+	}
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(downloadMemory))
 	bars := a.bars(ctx)
 	download, end := a.fetching(bars, f.jobs)

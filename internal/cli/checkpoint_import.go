@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ The paths of the checkpoints go to standard output. With -f json the answer is
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the checkpoints (required)")
 	cmd.Flags().StringSliceVar(&f.types, "type", nil, "only this type: weights or sampler_weights (default both)")
 	cmd.Flags().StringVar(&f.baseModel, "base-model", "", "the server's base model that the adapter is for (default what adapter_config.json says)")
-	cmd.Flags().StringVar(&f.runID, "run-id", "", "a run of yours to import into (default a new one)")
+	cmd.Flags().StringVar(&f.runID, "run-id", "", "a run of yours to import into, or latest (default a new one)")
 	cmd.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace checkpoints of that name in the run")
 	cmd.Flags().StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h (default for ever)")
 	cmd.Flags().IntVar(&f.jobs, "jobs", checkpoint.DefaultImportJobs, "how many uploads to have on their way at once")
@@ -98,6 +99,9 @@ func (a *app) checkpointImport(ctx context.Context, dir string, opts checkpoint.
 		return err
 	}
 	defer client.Close()
+	if opts.RunID, err = a.resolver(client).run(ctx, opts.RunID, "--run-id latest"); err != nil {
+		return err
+	}
 	bars := a.bars(ctx)
 	hashing := bars.add("reading")
 	var sending *bar
@@ -116,6 +120,10 @@ func (a *app) checkpointImport(ctx context.Context, dir string, opts checkpoint.
 	hashing.end(err == nil)
 	sending.end(err == nil)
 	bars.wait()
+	if err != nil && ctx.Err() != nil {
+		a.say("Interrupted; no checkpoint was made. What was sent is kept for a day, and the same command goes on from there:\n  %s", a.again())
+		return errors.Join(errSilent, err)
+	}
 	if err != nil {
 		return err
 	}

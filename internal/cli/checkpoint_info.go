@@ -48,7 +48,7 @@ func (a *app) checkpointInfoCommand() *cobra.Command {
 		Long: `Show a checkpoint of your own, or what others may know of a public one: its run,
 its LoRA configuration, its files with sizes and digests (on servers that tell
 them), when it expires, who can read it, and where its run was resumed from.
-
+` + latestHelp + `
 With -f json the answer has the members of 'tinkex checkpoint list' and
 {"training_run_id", "owned", "is_lora", "lora_rank", "train_attn", "train_mlp",
 "train_unembed", "readable_by": "owner" or "everybody", "resumed_from",
@@ -72,6 +72,9 @@ func (a *app) checkpointInfo(ctx context.Context, path tinkex.TinkerPath) error 
 		return err
 	}
 	defer client.Close()
+	if path, err = a.resolver(client).path(ctx, path); err != nil {
+		return err
+	}
 	info, weights, err := readCheckpointInfo(ctx, client, path)
 	if err != nil {
 		return err

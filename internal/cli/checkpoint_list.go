@@ -21,6 +21,7 @@ type listFlags struct {
 	limit, offset  int
 	sort           string
 	reverse, paths bool
+	watch          watchFlag
 	selectFlags
 }
 
@@ -55,7 +56,7 @@ func (a *app) checkpointListCommand() *cobra.Command {
 		Short: "List checkpoints, newest first",
 		Long: `List your checkpoints, newest first, or those that the filters select. With
 --limit 0 and without --sort they are printed as they come, however many there are.
-` + selectionHelp + `
+` + selectionHelp + watchHelp + `
 With -f json the answer is {"run_id", "checkpoints": [...], "total_count",
 "matched_count", "listed_count", "listed_bytes"}: how many there are, how many the
 filters leave, and how many of what size are listed. It is written as the
@@ -67,7 +68,6 @@ paths, one a line, for 'tinkex checkpoint delete -'.
   tinkex checkpoint list --before 30d --min-size 1GB --sort size
   tinkex checkpoint list --expiring 36h --sort expires --limit 0
   tinkex checkpoint list --name 'step-*' --metadata purpose=test --paths --limit 0`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case f.limit < 0 || f.offset < 0:
@@ -80,6 +80,9 @@ paths, one a line, for 'tinkex checkpoint delete -'.
 			if err := f.parse(time.Now()); err != nil {
 				return err
 			}
+			if err := f.watch.parse(); err != nil {
+				return err
+			}
 			return a.checkpointList(cmd.Context(), &f)
 		},
 	}
@@ -88,6 +91,7 @@ paths, one a line, for 'tinkex checkpoint delete -'.
 	cmd.Flags().StringVar(&f.sort, "sort", "", "order: created (newest first), size (largest first), name, or expires (soonest first)")
 	cmd.Flags().BoolVarP(&f.reverse, "reverse", "r", false, "the other way round")
 	cmd.Flags().BoolVar(&f.paths, "paths", false, "print paths only")
+	f.watch.add(cmd)
 	f.addFlags(cmd)
 	return cmd
 }
@@ -102,20 +106,48 @@ func (a *app) checkpointList(ctx context.Context, f *listFlags) error {
 	if err != nil {
 		return err
 	}
-	var totals listTotals
-	list := f.listed(ctx, client, s, a.format == "json", &totals)
+	if f.watch.every == 0 {
+		var totals listTotals
+		return a.printList(f, s.RunID, f.listed(ctx, client, s, a.format == "json", &totals), &totals)
+	}
+	return a.show(ctx, f.watch, func(ctx context.Context) (shown, error) {
+		var totals listTotals
+		list := []tinkex.Checkpoint{}
+		for c, err := range f.listed(ctx, client, s, a.format == "json", &totals) {
+			if err != nil {
+				return shown{}, err
+			}
+			list = append(list, c)
+		}
+		data := checkpointListJSON{s.RunID, list, totals}
+		return shown{data, func(a *app) error { return a.printList(f, s.RunID, known(list), &totals) }}, nil
+	})
+}
+
+// known iterates over a list that is there already.
+func known(list []tinkex.Checkpoint) iter.Seq2[tinkex.Checkpoint, error] {
+	return func(yield func(tinkex.Checkpoint, error) bool) {
+		for _, c := range list {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (a *app) printList(f *listFlags, runID string, list iter.Seq2[tinkex.Checkpoint, error], totals *listTotals) (err error) {
 	switch {
 	case a.format == "json":
-		return a.listJSON(s.RunID, list, &totals)
+		return a.listJSON(runID, list, totals)
 	case f.paths:
 		err = a.listPaths(list)
 	default:
-		err = a.listTable(list, &totals)
+		err = a.listTable(list, totals)
 	}
 	if err != nil {
 		return err
 	}
-	a.say("%s", summary(f, totals))
+	a.say("%s", summary(f, *totals))
 	return nil
 }
 

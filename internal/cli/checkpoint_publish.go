@@ -42,6 +42,9 @@ func (a *app) setPublic(ctx context.Context, arg string, public bool) error {
 		return err
 	}
 	defer client.Close()
+	if path, err = a.resolver(client).path(ctx, path); err != nil {
+		return err
+	}
 	do, done := client.Publish, "Published"
 	if !public {
 		do, done = client.Unpublish, "Unpublished"

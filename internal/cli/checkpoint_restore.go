@@ -56,7 +56,7 @@ present were there already.
 			if err := f.parse(time.Now()); err != nil {
 				return err
 			}
-			if f.selection.RunID == latestRun {
+			if f.selection.RunID == latest {
 				return usagef("--run latest: give a run's id; which of a mirror's runs was the latest, nobody knows")
 			}
 			opts := checkpoint.RestoreOptions{Selection: f.selection, ToRun: f.toRun, Overwrite: f.overwrite, DryRun: f.dryRun, Jobs: f.jobs}

@@ -2,12 +2,13 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"math"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // systems without a list of zones, such as Windows, know them too
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -15,9 +16,6 @@ import (
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
 )
-
-// latestRun is what --run calls the newest training run.
-const latestRun = "latest"
 
 const selectionHelp = `
 Times are written 2026-01-31, 2026-01-31T08:00, "2026-01-31 08:00 +0100",
@@ -39,9 +37,11 @@ type selectFlags struct {
 	metadata         []string
 
 	selection checkpoint.Selection
+	out       io.Writer // for prose
 }
 
 func (f *selectFlags) addFlags(cmd *cobra.Command) {
+	f.out = stderrOf{cmd}
 	flags := cmd.Flags()
 	flags.StringVar(&f.run, "run", "", "only this training run's; latest is the newest run")
 	flags.StringVar(&f.runID, "run-id", "", "the same as --run")
@@ -131,19 +131,15 @@ func (f *selectFlags) parse(now time.Time) error {
 // resolve returns the selection, with the run's id for --run latest.
 func (f *selectFlags) resolve(ctx context.Context, client *tinkex.RestClient) (checkpoint.Selection, error) {
 	s := f.selection
-	if s.RunID != latestRun {
-		return s, nil
-	}
-	runs, err := client.ListTrainingRuns(ctx, tinkex.ListRunsOptions{Limit: 1})
-	if err != nil {
-		return s, err
-	}
-	if len(runs.TrainingRuns) == 0 {
-		return s, fmt.Errorf("--run latest: you have no training runs: %w", tinkex.ErrNotFound)
-	}
-	s.RunID = runs.TrainingRuns[0].TrainingRunID
-	return s, nil
+	var err error
+	s.RunID, err = newResolver(client, f.out).run(ctx, s.RunID, "--run latest")
+	return s, err
 }
+
+// stderrOf is a command's standard error, which it has only once it runs.
+type stderrOf struct{ cmd *cobra.Command }
+
+func (w stderrOf) Write(p []byte) (int, error) { return w.cmd.ErrOrStderr().Write(p) }
 
 // Layouts of times: with a zone's offset or name, or in UTC.
 var (

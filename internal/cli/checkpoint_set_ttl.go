@@ -62,6 +62,9 @@ func (a *app) setTTL(ctx context.Context, path tinkex.TinkerPath, ttl *time.Dura
 		return err
 	}
 	defer client.Close()
+	if path, err = a.resolver(client).path(ctx, path); err != nil {
+		return err
+	}
 	if ttl == nil {
 		err = client.RemoveTTL(ctx, path)
 	} else {

@@ -20,8 +20,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-
-	"github.com/tinkex/tinkex"
 )
 
 // Env is the world outside of the process, so that tests can be another one.
@@ -33,8 +31,15 @@ type Env struct {
 	StdinTerminal, StdoutTerminal, StderrTerminal bool
 	// Width is the terminal's width in columns, 0 if there is none.
 	Width int
+	// Height is the terminal's height in lines, 0 if there is none.
+	Height int
+	// Size measures the terminal again. Nil: Width and Height do not change.
+	Size func() (width, height int)
 	// NotUTF8 says that the terminal does not take UTF-8.
 	NotUTF8 bool
+	// CompletionTimeout is how long a server has to answer while a command line
+	// is being completed. 0 is 2 s.
+	CompletionTimeout time.Duration
 	// Context ends with the process's interruption. Nil is System's.
 	Context context.Context
 }
@@ -46,24 +51,31 @@ func System() Env {
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		StdinTerminal: isTerminal(os.Stdin), StdoutTerminal: isTerminal(os.Stdout), StderrTerminal: isTerminal(os.Stderr),
 	}
-	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
-		e.Width = w
+	e.Size = func() (width, height int) {
+		width, height, err := term.GetSize(int(os.Stdout.Fd()))
+		if err != nil {
+			return 0, 0
+		}
+		return width, height
 	}
+	e.Width, e.Height = e.Size()
 	e.NotUTF8 = notUTF8(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
 	return e
 }
 
-// notUTF8 reports whether the locale, the first of those that is set, names
-// another character set. One that names none is taken for UTF-8, which is what
+// notUTF8 reports whether the locale, the first of those that is set, has
+// another character set. Where none is set UTF-8 is assumed, which is what
 // terminals are by default.
 func notUTF8(locales ...string) bool {
 	for _, l := range locales {
 		if l == "" {
 			continue
 		}
-		_, charset, named := strings.Cut(strings.ToLower(l), ".")
-		charset, _, _ = strings.Cut(charset, "@")
-		return named && charset != "utf-8" && charset != "utf8"
+		name, charset, named := strings.Cut(strings.ToLower(l), ".")
+		if charset, _, _ = strings.Cut(charset, "@"); !named {
+			charset = name // macOS has LC_CTYPE=UTF-8; C and de_DE are older than UTF-8
+		}
+		return charset != "utf-8" && charset != "utf8"
 	}
 	return false
 }
@@ -73,10 +85,17 @@ type app struct {
 	Env
 	apiKey  string
 	baseURL string
+	profile string
 	timeout time.Duration
 	format  string
 	noColor bool
 	verbose bool
+
+	progress string // one of progressModes
+
+	args     []string          // of the command line
+	resolved map[string]string // words with latest in them, and what they stood for
+	conn     connection        // what rest connected to
 }
 
 // Main runs the command line and returns the exit code.
@@ -89,15 +108,13 @@ func Main(args []string, env Env) int {
 		// A second interrupt ends the process at once.
 		context.AfterFunc(ctx, stop)
 	}
-	a := &app{Env: env}
+	env.Context, env.Stdout = ctx, dataWriter{env.Stdout}
+	a := &app{Env: env, args: args, resolved: map[string]string{}}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
-	root.SetErr(env.Stderr)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(context.WithValue(ctx, resolvedKey{}, a.resolved))
 	code := exitCode(ctx, err)
-	if err != nil && !errors.Is(err, errSilent) {
+	if err != nil && !errors.Is(err, errSilent) && code != exitPipe {
 		a.printError(ctx, err)
 	}
 	return code
@@ -112,12 +129,17 @@ own, and is that server.
 
 Try it without an account:    tinkex demo
 Start a server of your own:   tinkex serve
-See what you have:            tinkex checkpoint list`,
+Store the key for a server:   tinkex login
+See what you have:            tinkex checkpoint list
+Find out what is wrong:       tinkex doctor`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if a.format != "table" && a.format != "json" {
 				return usagef("--format: %q is not a format; use table or json", a.format)
+			}
+			if err := a.checkProgress(); err != nil {
+				return err
 			}
 			if a.timeout < 0 {
 				return usagef("--timeout: %v is negative", a.timeout)
@@ -125,11 +147,16 @@ See what you have:            tinkex checkpoint list`,
 			return nil
 		},
 	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
-	f.StringVar(&a.apiKey, "api-key", "", "API key; better kept in TINKER_API_KEY")
-	f.StringVar(&a.baseURL, "base-url", "", "server to talk to (default TINKER_BASE_URL, then the hosted service)")
+	f.StringVar(&a.apiKey, "api-key", "", "API key; better kept by 'tinkex login' or in TINKER_API_KEY")
+	f.StringVar(&a.baseURL, "base-url", "", "server to talk to (default TINKER_BASE_URL, then the profile's, then the hosted service)")
+	f.StringVar(&a.profile, "profile", "", "profile of 'tinkex login' to use (default TINKEX_PROFILE, then the one in use)")
 	f.DurationVar(&a.timeout, "timeout", 0, "time allowed for one attempt of a request (default 1m)")
 	f.StringVarP(&a.format, "format", "f", "table", "output format: table or json")
+	f.StringVar(&a.progress, "progress", progressAuto, "how to show progress: auto (bars on terminals), bar, lines (one now and then, for logs) or none")
 	f.BoolVar(&a.noColor, "no-color", os.Getenv("NO_COLOR") != "", "no colours (also NO_COLOR)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what is being done to standard error")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -142,6 +169,10 @@ See what you have:            tinkex checkpoint list`,
 		a.runCommand(),
 		a.sessionCommand(),
 		a.retentionCommand(),
+		a.loginCommand(),
+		a.logoutCommand(),
+		a.profileCommand(),
+		a.doctorCommand(),
 		a.keyCommand(),
 		a.duCommand(),
 		a.uiCommand(),
@@ -150,7 +181,7 @@ See what you have:            tinkex checkpoint list`,
 		a.migrateCommand(),
 		a.versionCommand(),
 	)
-	root.CompletionOptions.HiddenDefaultCmd = false
+	a.setUpCompletion(root)
 	hardenUsage(root)
 	return root
 }
@@ -196,14 +227,6 @@ func (a *app) logger() *slog.Logger {
 // retries is how often a command repeats a request that failed for a transient
 // reason: a few seconds, for somebody is waiting.
 const retries = 3
-
-// options configures the SDK from the global flags and the environment.
-func (a *app) options() tinkex.Options {
-	return tinkex.Options{APIKey: a.apiKey, BaseURL: a.baseURL, Timeout: a.timeout, MaxRetries: retries, Logger: a.logger()}
-}
-
-// rest is a client without a session, which is all that managing needs.
-func (a *app) rest() (*tinkex.RestClient, error) { return tinkex.NewRestClient(a.options()) }
 
 // say prints prose for people.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.Stderr, format+"\n", args...) }

@@ -475,7 +475,19 @@ func TestInterruptedDownloadSaysHowToGoOn(t *testing.T) {
 	cancel()
 	var out, errOut bytes.Buffer
 	code := Main([]string{"checkpoint", "download", w.path("a"), "-o", t.TempDir()}, Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Context: ctx})
-	if code != exitInterrupted || !strings.Contains(errOut.String(), "The same command goes on from here.") || out.Len() > 0 {
+	if code != exitInterrupted || !strings.Contains(errOut.String(), "The same command goes on from here:") || out.Len() > 0 {
 		t.Errorf("exit code %d, %q, %q", code, out.String(), errOut.String())
+	}
+}
+
+func TestTheDemoIsASCIIWhereItHasToBe(t *testing.T) {
+	for not, want := range map[bool]string{false: "█", true: "#"} {
+		s := &story{app: &app{Env: Env{StdoutTerminal: true, NotUTF8: not}}}
+		if got := s.sign("█", "#"); got != want {
+			t.Errorf("not UTF-8 %t: %q", not, got)
+		}
+	}
+	if got := printable([]int32{'A', 300, 7}, "."); got != "A.." {
+		t.Errorf("printed %q", got)
 	}
 }

@@ -103,9 +103,12 @@ func (a *app) reportDeleted(d checkpoint.Deleted, freed string) {
 		msg += fmt.Sprintf("; %d failed", n)
 	}
 	if n := len(d.Left); n > 0 {
-		msg += fmt.Sprintf("; %d not come to. Run the same command again to go on", n)
+		msg += fmt.Sprintf("; %d not come to", n)
 	}
 	a.say("%s.", msg)
+	if len(d.Left) > 0 {
+		a.say("To go on, run the same command again:\n  %s", a.again())
+	}
 }
 
 // deletedError is the exit of a command that deleted several.

@@ -216,7 +216,7 @@ func (s *story) train() error {
 		}
 		s.losses = append(s.losses, loss)
 		if i == 1 || i%2 == 0 {
-			bar := strings.Repeat("█", int(math.Round(loss*7)))
+			bar := strings.Repeat(s.sign("█", "#"), int(math.Round(loss*7)))
 			s.tell("step %2d   loss %6.3f  %s", i, loss, bar)
 		}
 		if i == demoSaveAt || i == demoSteps {
@@ -402,19 +402,28 @@ func (s *story) sample() error {
 		if err != nil {
 			return err
 		}
-		s.tell("%s goes on from %q:  %s", from.label, demoPrompt, printable(out.Sequences[0].Tokens))
+		s.tell("%s goes on from %q:  %s", from.label, demoPrompt, printable(out.Sequences[0].Tokens, s.sign("·", ".")))
 	}
 	return nil
 }
 
+// sign is a sign, or what stands for it on terminals that do not have it.
+func (s *story) sign(sign, ascii string) string {
+	if s.StdoutTerminal && s.NotUTF8 {
+		return ascii
+	}
+	return sign
+}
+
 // printable shows byte tokens, and a dot for what is not one.
-func printable(tokens []int32) string {
+func printable(tokens []int32, dot string) string {
 	var b strings.Builder
 	for _, t := range tokens {
 		if t < ' ' || t > '~' {
-			t = '·'
+			b.WriteString(dot)
+		} else {
+			b.WriteRune(t)
 		}
-		b.WriteRune(t)
 	}
 	return b.String()
 }

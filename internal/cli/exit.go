@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/tinkex/tinkex"
@@ -19,6 +20,7 @@ const (
 	exitNotFound    = 4
 	exitAuth        = 5
 	exitInterrupted = 130
+	exitPipe        = 141 // the reader of the output went away, as SIGPIPE has it
 )
 
 const exitStatusHelp = `
@@ -27,6 +29,31 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 some of several items failed;
 
 // errSilent ends a command whose failure was already reported.
 var errSilent = errors.New("already reported")
+
+// errReaderGone is the error of writing for somebody who has stopped reading,
+// like head. Nothing is to be said about it. Most systems end the process by a
+// signal before it comes to this.
+var errReaderGone = errors.New("the reader of the output went away")
+
+// dataWriter is standard output, and tells readers that went away from
+// connections that broke.
+type dataWriter struct{ io.Writer }
+
+func (w dataWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil && isOneOf(err, errnoPipe) {
+		err = fmt.Errorf("%w: %w", errReaderGone, err)
+	}
+	return n, err
+}
+
+// screen is standard output as the terminal that it is, for what draws on it.
+func (a *app) screen() io.Writer {
+	if w, ok := a.Stdout.(dataWriter); ok {
+		return w.Writer
+	}
+	return a.Stdout
+}
 
 // usageError is a command line that makes no sense.
 type usageError struct{ msg string }
@@ -61,6 +88,8 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.Is(err, errReaderGone):
+		return exitPipe
 	case ctx.Err() != nil:
 		return exitInterrupted
 	case errors.As(err, &usage):
@@ -71,7 +100,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitAuth
 	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden), errors.Is(err, checkpoint.ErrNoMirror):
 		return exitNotFound
-	case errors.Is(err, tinkex.ErrInvalidPath):
+	case errors.Is(err, tinkex.ErrInvalidPath), errors.Is(err, tinkex.ErrMalformedBaseURL):
 		return exitUsage
 	}
 	return exitFailed
@@ -88,35 +117,4 @@ func (a *app) printError(ctx context.Context, err error) {
 	if hint := a.hint(err); hint != "" {
 		a.say("%s", hint)
 	}
-}
-
-func (a *app) hint(err error) string {
-	var hub *checkpoint.HubError
-	switch {
-	case errors.Is(err, checkpoint.ErrNoHubToken):
-		return "Set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or log in with 'hf auth login'."
-	case errors.As(err, &hub) && errors.Is(err, tinkex.ErrUnauthorized):
-		return "The Hub does not accept the token: check HF_TOKEN, or log in again with 'hf auth login'."
-	case errors.As(err, &hub) && errors.Is(err, tinkex.ErrForbidden):
-		return "The Hub's token may not do that: it needs write access to the repository's namespace."
-	case errors.As(err, &hub):
-		return "The same command goes on from there: what the Hub has is not sent again."
-	case errors.Is(err, checkpoint.ErrOccupied):
-		return "Use --force to push there all the same, or choose another repository with --repo or another branch with --revision."
-	case errors.Is(err, tinkex.ErrMissingAPIKey):
-		return "Set TINKER_API_KEY. A server of your own (tinkex serve) takes any key that starts with tml- until you create some."
-	case errors.Is(err, tinkex.ErrUnauthorized):
-		return "Check TINKER_API_KEY, and that TINKER_BASE_URL is the server the key belongs to."
-	case errors.Is(err, tinkex.ErrNotFound):
-		return "It does not exist, has expired, or belongs to another key. 'tinkex checkpoint list' shows yours."
-	case errors.Is(err, checkpoint.ErrOtherAccount):
-		return "Choose another target, or use --rebind to make this one your account's; what is in it stays."
-	case errors.Is(err, checkpoint.ErrNoMirror):
-		return "'tinkex checkpoint mirror --to TARGET' makes one."
-	case errors.Is(err, checkpoint.ErrKeepsNothing):
-		return "Use --all to remove them all."
-	case errors.Is(err, tinkex.ErrExists):
-		return "Use --force to replace it, or choose another directory with -o."
-	}
-	return ""
 }

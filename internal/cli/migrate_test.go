@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tinkex/tinkex/internal/pgtest"
 )
-
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 // Each kind of database is empty, migrated, and then a newer program's.
 func TestMigrate(t *testing.T) {

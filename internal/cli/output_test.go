@@ -94,7 +94,9 @@ func TestPrintable(t *testing.T) {
 		{[]string{"", "", "de_DE.utf8@euro"}, false},
 		{[]string{"", "de_DE.ISO-8859-1", "en_US.UTF-8"}, true},
 		{[]string{"C.UTF-8", "", "de_DE.ISO-8859-1"}, false},
-		{[]string{"", "", "C"}, false},
+		{[]string{"", "", "C"}, true},
+		{[]string{"POSIX", "", "en_US.UTF-8"}, true},
+		{[]string{"", "UTF-8", ""}, false},
 		{[]string{"", "", ""}, false},
 	} {
 		if got := notUTF8(tc.locales...); got != tc.want {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,9 +10,43 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// bars draws progress on a terminal's standard error, and nowhere else.
+// How --progress has progress shown.
+const (
+	progressAuto  = "auto"  // bars on terminals, nothing elsewhere
+	progressBar   = "bar"   // bars
+	progressLines = "lines" // a line now and then
+	progressNone  = "none"
+)
+
+var progressModes = []string{progressAuto, progressBar, progressLines, progressNone}
+
+// progressMode decides between bars, lines and none.
+func (a *app) progressMode() string {
+	switch {
+	case a.progress == progressBar, a.progress == progressLines, a.progress == progressNone:
+		return a.progress
+	case !a.StderrTerminal || a.format == "json":
+		return progressNone
+	}
+	return progressBar
+}
+
+// checkProgress refuses what --progress cannot be.
+func (a *app) checkProgress() error {
+	switch {
+	case !slices.Contains(progressModes, a.progress):
+		return usagef("--progress: %q is no way to show it; use auto, bar, lines or none", a.progress)
+	case a.progress == progressBar && !a.StderrTerminal:
+		return usagef("--progress bar: standard error is no terminal to draw bars on; use lines")
+	}
+	return nil
+}
+
+// bars shows progress on standard error: bars on a terminal, lines elsewhere if
+// they are asked for. Nil bars show nothing.
 type bars struct {
-	p     *mpb.Progress
+	p     *mpb.Progress // nil if lines are shown
+	lines *lines        // nil if bars are
 	total *bar
 
 	mu  sync.Mutex
@@ -24,7 +59,8 @@ type bars struct {
 // time; a nil bar does nothing.
 type bar struct {
 	of             *bars
-	b              *mpb.Bar
+	b              *mpb.Bar // or
+	line           *line
 	current, total int64
 	resumed        int64
 	pace           pace
@@ -95,8 +131,11 @@ func (p *pace) remaining(s decor.Statistics) string {
 }
 
 func (a *app) bars(ctx context.Context) *bars {
-	if !a.StderrTerminal || a.format == "json" {
+	switch a.progressMode() {
+	case progressNone:
 		return nil
+	case progressLines:
+		return &bars{lines: newLines(ctx, a.say, time.Now), all: map[*bar]struct{}{}}
 	}
 	return &bars{
 		p:   mpb.NewWithContext(ctx, mpb.WithOutput(a.Stderr), mpb.WithAutoRefresh()),
@@ -104,12 +143,17 @@ func (a *app) bars(ctx context.Context) *bars {
 	}
 }
 
+// drawn reports whether something is on the screen that prose would disturb.
+func (s *bars) drawn() bool { return s != nil && s.p != nil }
+
 // addTotal adds a bar for the sum of those that are added after it.
 func (s *bars) addTotal() {
 	if s != nil {
 		s.total = s.add("total")
 		s.all = map[*bar]struct{}{}
-		s.total.b.SetPriority(1 << 20) // below the others
+		if s.p != nil {
+			s.total.b.SetPriority(1 << 20) // below the others
+		}
 	}
 }
 
@@ -118,6 +162,16 @@ func (s *bars) add(name string) *bar {
 		return nil
 	}
 	b := &bar{of: s}
+	if s.p == nil {
+		// Lines are about the sum alone, where there is one.
+		if s.total == nil {
+			b.line = s.lines.add(name, b.text)
+		}
+		s.mu.Lock()
+		s.all[b] = struct{}{}
+		s.mu.Unlock()
+		return b
+	}
 	b.b = s.p.AddBar(0,
 		mpb.BarFillerTrim(),
 		mpb.PrependDecorators(
@@ -141,6 +195,9 @@ func (s *bars) add(name string) *bar {
 func (s *bars) addCount(name string) func(done, total int) {
 	if s == nil {
 		return func(int, int) {}
+	}
+	if s.p == nil {
+		return s.lines.addCount(name)
 	}
 	b := s.p.AddBar(0,
 		mpb.BarFillerTrim(),
@@ -175,6 +232,14 @@ func (b *bar) set(bytes, total, resumed int64) {
 }
 
 func (b *bar) move(bytes, total, resumed int64) {
+	if b.b == nil {
+		b.line.move(func() (current, of int64) {
+			b.pace.add(time.Now(), bytes, resumed != b.resumed || bytes < b.current)
+			b.current, b.total, b.resumed = bytes, max(total, 0), resumed
+			return b.current, b.total
+		})
+		return
+	}
 	if total > 0 && total != b.total {
 		b.b.SetTotal(total, false)
 	}
@@ -203,6 +268,8 @@ func (b *bar) sum() {
 func (b *bar) end(done bool) {
 	switch {
 	case b == nil:
+	case b.b == nil:
+		b.line.end(done)
 	case done:
 		b.b.SetTotal(-1, true)
 	default:
@@ -220,6 +287,10 @@ func (s *bars) wait() {
 	}
 	if s.total != nil {
 		s.total.end(s.total.current == s.total.total)
+	}
+	if s.p == nil {
+		s.lines.close()
+		return
 	}
 	s.p.Wait()
 }

@@ -15,8 +15,10 @@ import (
 
 // environment is what the commands take from the environment.
 var environment = [][2]string{
-	{"TINKER_API_KEY", "the API key, unless `--api-key` gives one"},
-	{"TINKER_BASE_URL", "the server, unless `--base-url` names one; the hosted service without either"},
+	{"TINKER_API_KEY", "the API key, unless `--api-key` or `--profile` gives one; else the key of the profile in use"},
+	{"TINKER_BASE_URL", "the server, unless `--base-url` or `--profile` names one; else that of the profile in use, or the hosted service"},
+	{"TINKEX_PROFILE", "the profile of `tinkex login` to use, unless `--profile` names one"},
+	{"TINKEX_NO_KEYRING", "anything but nothing: `tinkex login` stores keys in a file"},
 	{"TINKER_PROJECT_ID", "the project of sessions that a Go program opens"},
 	{"TINKER_TAGS", "the tags of sessions that a Go program opens, separated by commas"},
 	{"TINKEX_DB", "`tinkex serve`, `key`, `migrate`, `gc`, `fsck`: the PostgreSQL database, unless `--db` names one"},
@@ -31,10 +33,12 @@ var environment = [][2]string{
 	{"XDG_CACHE_HOME", "see `HF_HOME`"},
 	{"HF_ENDPOINT", "the Hub's address, if it is another than https://huggingface.co"},
 	{"NO_COLOR", "anything but nothing: no colours"},
-	{"TERM", "`dumb`: `tinkex ui` moves no cursor"},
+	{"TERM", "`dumb`: `tinkex ui` and `--watch` move no cursor"},
 	{"LC_ALL", "the terminal's character set, or `LC_CTYPE`, or `LANG`; what one that is not UTF-8 cannot show is escaped"},
 	{"LC_CTYPE", "see `LC_ALL`"},
 	{"LANG", "see `LC_ALL`"},
+	{"XDG_CONFIG_HOME", "profiles are in `tinkex` in it, or in the system's place for configuration"},
+	{"DBUS_SESSION_BUS_ADDRESS", "Linux: the message bus that the keyring is reached over"},
 	{"XDG_DATA_HOME", "Linux: the default data directory is `tinkex` in it, or `~/.local/share/tinkex`"},
 	{"LOCALAPPDATA", "Windows: the default data directory is `tinkex` in it. On macOS it is `~/Library/Application Support/tinkex`"},
 }
@@ -47,13 +51,13 @@ var exitCodes = [][2]string{
 	{fmt.Sprint(exitNotFound), "not found, or no access; the two are told apart nowhere"},
 	{fmt.Sprint(exitAuth), "authentication failed"},
 	{fmt.Sprint(exitInterrupted), "interrupted"},
+	{fmt.Sprint(exitPipe), "nobody reads the output any more, as after `\\| head`; nothing is said"},
 }
 
 // Reference is the command line in Markdown: every command with its flags, made
 // of the help texts. It is the same on every machine.
 func Reference() string {
 	root := (&app{}).root()
-	root.InitDefaultCompletionCmd()
 	var b strings.Builder
 	b.WriteString(`# Commands
 

@@ -20,65 +20,81 @@ func (a *app) runCommand() *cobra.Command {
 		Long:    "List and inspect training runs.\n" + exitStatusHelp,
 	}
 	var limit, offset int
+	var watch watchFlag
 	list := &cobra.Command{
-		Use: "list", Short: "List training runs, newest first", Args: cobra.NoArgs,
+		Use: "list", Short: "List training runs, newest first",
 		Long: `List your training runs, newest first.
-
+` + watchHelp + `
 With -f json the answer is {"training_runs": [...], "total_count": N}.
 ` + exitStatusHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 || offset < 0 {
 				return usagef("--limit and --offset may not be negative; --limit 0 is all")
 			}
-			return a.runList(cmd.Context(), limit, offset)
+			if err := watch.parse(); err != nil {
+				return err
+			}
+			return a.runList(cmd.Context(), limit, offset, watch)
 		},
 	}
 	list.Flags().IntVar(&limit, "limit", 20, "how many to show; 0 is all")
 	list.Flags().IntVar(&offset, "offset", 0, "how many to skip")
+	watch.add(list)
 	info := &cobra.Command{
 		Use: "info ID|PATH", Short: "Show a training run, by its id or a checkpoint's path", Args: cobra.ExactArgs(1),
-		Long: "Show a training run, named by its id or by the path of one of its checkpoints.\n" + exitStatusHelp,
+		Long: "Show a training run, named by its id, by the path of one of its checkpoints, or latest.\n" + exitStatusHelp,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runInfo(cmd.Context(), args[0]) },
 	}
 	cmd.AddCommand(list, info)
 	return cmd
 }
 
-func (a *app) runList(ctx context.Context, limit, offset int) error {
+// runListJSON is the stable form of run list -f json.
+type runListJSON struct {
+	TrainingRuns []tinkex.TrainingRun `json:"training_runs"`
+	TotalCount   int                  `json:"total_count"`
+}
+
+func (a *app) runList(ctx context.Context, limit, offset int, watch watchFlag) error {
 	client, err := a.rest()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	runs, total := []tinkex.TrainingRun{}, 0
+	return a.show(ctx, watch, func(ctx context.Context) (shown, error) {
+		list, err := fetchRuns(ctx, client, limit, offset)
+		return shown{list, func(a *app) error { return a.printRuns(list, offset) }}, err
+	})
+}
+
+func fetchRuns(ctx context.Context, client *tinkex.RestClient, limit, offset int) (runListJSON, error) {
+	list := runListJSON{TrainingRuns: []tinkex.TrainingRun{}}
 	if limit > 0 {
 		page, err := client.ListTrainingRuns(ctx, tinkex.ListRunsOptions{Limit: limit, Offset: offset})
+		list.TrainingRuns, list.TotalCount = append(list.TrainingRuns, page.TrainingRuns...), page.Cursor.TotalCount
+		return list, err
+	}
+	for r, err := range client.AllTrainingRuns(ctx, tinkex.PageOptions{}) {
 		if err != nil {
-			return err
+			return list, err
 		}
-		runs, total = append(runs, page.TrainingRuns...), page.Cursor.TotalCount
-	} else {
-		for r, err := range client.AllTrainingRuns(ctx, tinkex.PageOptions{}) {
-			if err != nil {
-				return err
-			}
-			if total++; total > offset {
-				runs = append(runs, r)
-			}
+		if list.TotalCount++; list.TotalCount > offset {
+			list.TrainingRuns = append(list.TrainingRuns, r)
 		}
 	}
+	return list, nil
+}
+
+func (a *app) printRuns(list runListJSON, offset int) error {
 	if a.format == "json" {
-		return a.printJSON(struct {
-			TrainingRuns []tinkex.TrainingRun `json:"training_runs"`
-			TotalCount   int                  `json:"total_count"`
-		}{runs, total})
+		return a.printJSON(list)
 	}
-	if len(runs) == 0 {
+	if len(list.TrainingRuns) == 0 {
 		a.say("No training runs.")
 		return nil
 	}
 	t := a.table("Base model", "LoRA", "Last request", "Last checkpoint", "Status", "Run")
-	for _, r := range runs {
+	for _, r := range list.TrainingRuns {
 		last := "-"
 		if r.LastCheckpoint != nil {
 			last = strings.TrimPrefix(r.LastCheckpoint.CheckpointID, "weights/")
@@ -88,8 +104,8 @@ func (a *app) runList(ctx context.Context, limit, offset int) error {
 	if err := t.render(); err != nil {
 		return err
 	}
-	if offset+len(runs) < total {
-		a.say("%d of %d; --limit 0 shows all.", len(runs), total)
+	if offset+len(list.TrainingRuns) < list.TotalCount {
+		a.say("%d of %d; --limit 0 shows all.", len(list.TrainingRuns), list.TotalCount)
 	}
 	return nil
 }
@@ -117,12 +133,16 @@ func (a *app) runInfo(ctx context.Context, id string) error {
 		return err
 	}
 	defer client.Close()
+	given := id
 	if strings.HasPrefix(id, tinkex.Scheme) {
 		path, err := tinkex.ParseTinkerPath(id)
 		if err != nil {
 			return err
 		}
 		id = path.RunID
+	}
+	if id, err = a.resolver(client).run(ctx, id, given); err != nil {
+		return err
 	}
 	r, err := client.GetTrainingRun(ctx, id)
 	if err != nil {

@@ -47,7 +47,7 @@ func (a *app) ui(ctx context.Context, dir string) error {
 		return err
 	}
 	defer client.Close()
-	return tui.Run(ctx, a.uiOptions(client, dir), a.Stdin, a.Stdout)
+	return tui.Run(ctx, a.uiOptions(client, dir), a.Stdin, a.screen())
 }
 
 func (a *app) uiOptions(client *tinkex.RestClient, dir string) tui.Options {
