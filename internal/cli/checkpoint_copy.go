@@ -78,6 +78,13 @@ func (a *app) checkpointCopy(ctx context.Context, path tinkex.TinkerPath, opts c
 		return err
 	}
 	defer client.Close()
+	r := a.resolver(client)
+	if path, err = r.path(ctx, path); err != nil {
+		return err
+	}
+	if opts.RunID, err = r.run(ctx, opts.RunID, "--run-id latest"); err != nil {
+		return err
+	}
 	to, err := checkpoint.Copy(ctx, client, path, opts)
 	if err != nil {
 		return err

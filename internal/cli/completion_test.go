@@ -34,7 +34,7 @@ func TestCompletion(t *testing.T) {
 		words []string
 		want  []string
 	}{
-		"commands":         {[]string{"checkpoint", "pu"}, []string{"publish"}},
+		"commands":         {[]string{"checkpoint", "pub"}, []string{"publish"}},
 		"runs of paths":    {[]string{"checkpoint", "info", ""}, []string{"tinker://latest/", p + "/"}},
 		"scheme":           {[]string{"checkpoint", "info", "tin"}, []string{"tinker://latest/", p + "/"}},
 		"no path":          {[]string{"checkpoint", "info", "x"}, nil},
