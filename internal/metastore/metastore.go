@@ -384,6 +384,9 @@ type Store interface {
 
 	// SpaceUsage tells what checkpoints take.
 	SpaceUsage(ctx context.Context, q SpaceQuery, p Page) (SpaceUsage, error)
+	// RunStates counts the runs in each state. A state that none is in may be
+	// missing.
+	RunStates(ctx context.Context) (map[RunState]int, error)
 	Audit
 
 	// Check reports whether the store can be reached and written to.

@@ -139,3 +139,15 @@ func (s *store) TouchRun(ctx context.Context, id string, at time.Time, unsaved b
 		return changed(n, err, "run", id)
 	})
 }
+
+func (s *store) RunStates(ctx context.Context) (map[RunState]int, error) {
+	states := map[RunState]int{}
+	err := s.query().each(ctx, `SELECT state, COUNT(*) FROM runs GROUP BY state`, nil, func(row scanner) error {
+		var state RunState
+		var n int
+		err := row.Scan(&state, &n)
+		states[state] = n
+		return err
+	})
+	return states, s.explain(err)
+}

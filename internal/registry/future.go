@@ -42,6 +42,11 @@ type Future struct {
 	created, started, finished time.Time
 	cancel                     context.CancelFunc
 
+	// begin and end are the observer's.
+	begin func(context.Context) (context.Context, func(error))
+	end   func(error)
+	begun bool
+
 	elem    *list.Element // guarded by futures.mu
 	fetched bool
 	size    int
@@ -53,12 +58,6 @@ func (f *Future) Done() <-chan struct{} { return f.done }
 // Result returns the result or the failure; it may be called once Done is closed.
 func (f *Future) Result() (any, error) { return f.result, f.err }
 
-func (f *Future) start(now time.Time) {
-	f.mu.Lock()
-	f.started = now
-	f.mu.Unlock()
-}
-
 // futures holds the results of this server's requests in memory. What must
 // outlive the server is also recorded in the metastore.
 type futures struct {
@@ -69,6 +68,7 @@ type futures struct {
 	// Completed futures, oldest first.
 	fetched, unfetched   *list.List
 	nFetched, nUnfetched int // bytes
+	running              int // begun and not completed
 	traces               map[string]*trace
 }
 
@@ -104,6 +104,21 @@ func (s *futures) get(id string) (*Future, bool) {
 	return f, ok
 }
 
+// start says that a future's request is carried out from now on, in the
+// context that it returns.
+func (s *futures) start(ctx context.Context, f *Future) context.Context {
+	f.mu.Lock()
+	f.started, f.begun = s.now(), true
+	if f.begin != nil {
+		ctx, f.end = f.begin(ctx)
+	}
+	f.mu.Unlock()
+	s.mu.Lock()
+	s.running++
+	s.mu.Unlock()
+	return ctx
+}
+
 // complete settles a future and wakes whoever waits for it.
 func (s *futures) complete(f *Future, result any, err error) {
 	f.result, f.err = result, classify(err)
@@ -112,8 +127,18 @@ func (s *futures) complete(f *Future, result any, err error) {
 	if f.started.IsZero() {
 		f.started = f.finished
 	}
+	begun := f.begun
+	if !begun && f.begin != nil {
+		_, f.end = f.begin(context.Background())
+	}
+	if f.end != nil {
+		f.end(f.err)
+	}
 	f.mu.Unlock()
 	s.mu.Lock()
+	if begun {
+		s.running--
+	}
 	f.size = sizeOf(result)
 	f.elem = s.unfetched.PushBack(f)
 	s.nUnfetched += f.size

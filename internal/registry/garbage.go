@@ -79,6 +79,7 @@ func (c Collector) Collect(ctx context.Context, dryRun bool) (Garbage, error) {
 // CollectGarbage removes unreferenced blobs.
 func (r *Registry) CollectGarbage(ctx context.Context) (Garbage, error) {
 	g, err := Collector{Meta: r.meta, Blobs: r.blobs, Grace: r.gcGrace, Now: r.now}.Collect(ctx, false)
+	r.rounds.collected(r.now(), g, err)
 	if g.Blobs > 0 {
 		r.log.Info("removed unreferenced blobs", "blobs", g.Blobs, "bytes", g.Bytes)
 	}

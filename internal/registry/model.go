@@ -74,7 +74,7 @@ func (r *Registry) submit(ctx context.Context, owner, modelID string, s submissi
 		}
 		return nil, err
 	}
-	return m.submit(s)
+	return m.submit(ctx, s)
 }
 
 // liveModel finds the model of a request. A request that was already carried
@@ -113,7 +113,7 @@ func (r *Registry) liveModel(ctx context.Context, owner, id string, s submission
 	return nil, notLoaded(id)
 }
 
-func (m *model) submit(s submission) (*Future, error) {
+func (m *model) submit(ctx context.Context, s submission) (*Future, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	seq := m.top
@@ -143,6 +143,7 @@ func (m *model) submit(s submission) (*Future, error) {
 	case m.retired:
 		return nil, notLoaded(m.id)
 	}
+	m.r.accept(ctx, f)
 	f, _ = m.r.futures.add(f)
 	var refusal error
 	if s.check != nil {
@@ -191,12 +192,12 @@ func (m *model) drain() {
 		failed := m.em == nil && m.next > 1
 		m.mu.Unlock()
 
-		j.future.start(m.r.now())
+		ctx := m.r.futures.start(m.r.ctx, j.future)
 		if failed {
 			m.r.futures.complete(j.future, nil, newError(Gone, "model %q could not be created", m.id))
 			continue
 		}
-		result, err := j.op.run(m.r.ctx, m, j.future)
+		result, err := j.op.run(ctx, m, j.future)
 		if CodeOf(err) == Internal && err != nil {
 			m.r.log.Error("request failed", "request", j.future.ID, "type", j.future.Type, "error", err)
 		}

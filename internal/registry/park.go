@@ -254,7 +254,9 @@ func (r *Registry) restore(ctx context.Context, run metastore.Run) (*model, erro
 		unsaved: p.Unsaved, lastRequest: now, flushed: now,
 	}
 	for _, q := range p.Queue {
-		f, _ := r.futures.add(&Future{ID: requestID(run.ID, q.Seq), Type: q.Type, Owner: run.Owner, SessionID: run.SessionID, hash: q.Hash})
+		f := &Future{ID: requestID(run.ID, q.Seq), Type: q.Type, Owner: run.Owner, SessionID: run.SessionID, hash: q.Hash}
+		r.accept(ctx, f)
+		f, _ = r.futures.add(f)
 		f.created = q.Created
 		m.jobs[q.Seq] = &job{f, q.Op}
 		m.top = max(m.top, q.Seq+1)

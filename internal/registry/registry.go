@@ -40,6 +40,8 @@ type Options struct {
 	// GCInterval is how often unreferenced blobs are looked for. Zero is one
 	// hour, negative is never.
 	GCInterval time.Duration
+	// Observe is told of every request that becomes a future. Nil is not.
+	Observe Observe
 
 	// Shared says that other servers may work on the same stores; without it
 	// this registry is alone, and takes every live run for lost.
@@ -66,8 +68,10 @@ type Registry struct {
 	sessionTimeout time.Duration
 	gcGrace        time.Duration
 	gcInterval     time.Duration
+	observe        Observe
 
 	servers  *servers
+	rounds   rounds
 	futures  *futures
 	samplers *samplers
 	imports  chan struct{} // places for imports in hand
@@ -102,6 +106,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 		sessionTimeout: opts.SessionTimeout,
 		gcGrace:        opts.GCGrace,
 		gcInterval:     opts.GCInterval,
+		observe:        opts.Observe,
 		models:         map[string]*model{},
 		unparking:      map[string]*unparking{},
 		sessions:       map[string]*liveSession{},

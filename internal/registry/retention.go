@@ -193,36 +193,39 @@ func (r *Registry) planRetention(ctx context.Context, owner string, p RetentionP
 
 // applyRetention applies the policies that are due. One that cannot be applied
 // keeps no other from it.
-func (r *Registry) applyRetention(ctx context.Context) error {
+func (r *Registry) applyRetention(ctx context.Context) (removed int, err error) {
 	since := r.now().UTC().Add(-retentionEvery)
 	var errs []error
 	for after := ""; ; {
 		due, err := r.meta.DueRetention(ctx, since, after, retentionPage)
 		if err != nil {
-			return errors.Join(append(errs, err)...)
+			return removed, errors.Join(append(errs, err)...)
 		}
 		for _, m := range due {
-			if err := r.retain(ctx, m); err != nil {
+			n, err := r.retain(ctx, m)
+			removed += n
+			if err != nil {
 				errs = append(errs, fmt.Errorf("apply the retention policy of %s: %w", m.Owner, err))
 			}
 			after = m.Owner
 		}
 		if len(due) < retentionPage {
-			return errors.Join(errs...)
+			return removed, errors.Join(errs...)
 		}
 	}
 }
 
 // retain applies one owner's policy and writes down what was deleted, and why.
-func (r *Registry) retain(ctx context.Context, m metastore.Retention) error {
+// It returns how many that were.
+func (r *Registry) retain(ctx context.Context, m metastore.Retention) (int, error) {
 	set, err := savedRetention(m)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	p := set.Policy
 	plan, err := r.planRetention(ctx, m.Owner, p)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	log := r.log.With("owner", m.Owner, "policy", p.String(), "version", m.Version)
 	now := r.now().UTC()
@@ -238,10 +241,10 @@ func (r *Registry) retain(ctx context.Context, m metastore.Retention) error {
 		}
 		gone, err := r.meta.DeleteRetired(ctx, m, ids, p.IncludePublic)
 		if errors.Is(err, metastore.ErrNotFound) {
-			return nil // it is the policy no more
+			return m.Removed, nil // it is the policy no more
 		}
 		if err != nil {
-			return err
+			return m.Removed, err
 		}
 		for _, c := range chunk {
 			if slices.Contains(gone, c.ID) {
@@ -255,9 +258,9 @@ func (r *Registry) retain(ctx context.Context, m metastore.Retention) error {
 		log.Info("retention policy applied", "removed", m.Removed, "kept", len(plan.Keep))
 	}
 	if err := r.meta.RetentionApplied(ctx, m); err != nil && !errors.Is(err, metastore.ErrNotFound) {
-		return err
+		return m.Removed, err
 	}
-	return nil
+	return m.Removed, nil
 }
 
 // String is the policy as the command's options spell it.

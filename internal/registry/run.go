@@ -69,7 +69,9 @@ func (r *Registry) startRun(ctx context.Context, owner string, n NewRun, from, t
 		}
 		return r.Retrieve(ctx, owner, id)
 	}
-	f, _ := r.futures.add(&Future{ID: id, Type: typ, Owner: owner, SessionID: n.SessionID, hash: n.RequestHash})
+	f := &Future{ID: id, Type: typ, Owner: owner, SessionID: n.SessionID, hash: n.RequestHash}
+	r.accept(ctx, f)
+	f, _ = r.futures.add(f)
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
@@ -107,10 +109,12 @@ func (r *Registry) Unload(ctx context.Context, owner, modelID string) (*Future, 
 		}
 		return nil, err
 	}
-	f, added := r.futures.add(&Future{ID: id, Type: "UnloadModel", Owner: owner, SessionID: m.sessionID})
+	f := &Future{ID: id, Type: "UnloadModel", Owner: owner, SessionID: m.sessionID}
+	r.accept(ctx, f)
+	f, added := r.futures.add(f)
 	if added {
 		r.work.Go(func() {
-			err := m.retire(r.ctx, stateAfterUnload)
+			err := m.retire(r.futures.start(r.ctx, f), stateAfterUnload)
 			r.futures.complete(f, wire.UnloadModelResult{ModelID: m.id, Type: "unload_model"}, err)
 		})
 	}

@@ -154,6 +154,7 @@ func (r *Registry) Sample(ctx context.Context, owner string, t SampleTarget, has
 	}
 	run, cancel := context.WithCancel(r.ctx)
 	f.cancel = cancel
+	r.accept(ctx, f)
 	f, added := r.futures.add(f)
 	if !added {
 		cancel()
@@ -170,8 +171,7 @@ func (r *Registry) Sample(ctx context.Context, owner string, t SampleTarget, has
 			r.futures.complete(f, nil, run.Err())
 			return
 		}
-		f.start(r.now())
-		out, err := open.sampler.Sample(run, req)
+		out, err := open.sampler.Sample(r.futures.start(run, f), req)
 		r.futures.complete(f, out, err)
 	})
 	return f, nil

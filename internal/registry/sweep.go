@@ -68,6 +68,13 @@ func (r *Registry) sweepLoop() {
 // activity times and, if no other server does, removes expired checkpoints,
 // uploads and results and applies the retention policies that are due.
 func (r *Registry) Sweep(ctx context.Context) error {
+	removed, err := r.sweep(ctx)
+	r.rounds.swept(r.now(), removed, err)
+	return err
+}
+
+// sweep returns how many checkpoints it removed.
+func (r *Registry) sweep(ctx context.Context) (removed int, err error) {
 	now := r.now().UTC()
 	idle := now.Add(-r.sessionTimeout)
 
@@ -89,18 +96,19 @@ func (r *Registry) Sweep(ctx context.Context) error {
 	}
 	for _, m := range models {
 		if err := m.flush(ctx); err != nil {
-			return err
+			return removed, err
 		}
 	}
 	r.futures.tidy()
 	if mine, err := r.mayDo(ctx, dutySweep); err != nil || !mine {
-		return err
+		return removed, err
 	}
 	for {
 		n, err := r.meta.DeleteExpired(ctx, now, idle, sweepBatch)
 		if err != nil {
-			return err
+			return removed, err
 		}
+		removed += n
 		if n > 0 {
 			r.log.Info("removed expired checkpoints", "count", n)
 		}
@@ -109,10 +117,11 @@ func (r *Registry) Sweep(ctx context.Context) error {
 		}
 	}
 	if _, err := r.meta.DeleteUploads(ctx, now.Add(-uploadTTL)); err != nil {
-		return err
+		return removed, err
 	}
 	if _, err := r.meta.DeleteResults(ctx, now.Add(-resultTTL)); err != nil {
-		return err
+		return removed, err
 	}
-	return r.applyRetention(ctx)
+	n, err := r.applyRetention(ctx)
+	return removed + n, err
 }

@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) metastore.Store) {
 		{"Duty", testDuty},
 		{"RaceToMove", testRaceToMove},
 		{"RaceOfLeases", testRaceOfLeases},
+		{"RunStates", testRunStates},
 		{"Sampler", testSampler},
 		{"Checkpoint", testCheckpoint},
 		{"CheckpointRefused", testCheckpointRefused},

@@ -113,3 +113,18 @@ func testSampler(t *testing.T, f fixture) {
 	same(t, "samplers of the session", ids, []string{"s1:sample:1", "s1:sample:10", "s1:sample:3"})
 	same(t, "samplers of no session", len(value(f.SessionSamplers(f.ctx, "none"))(f)), 0)
 }
+
+func testRunStates(t *testing.T, f fixture) {
+	f.session("s1", "alice")
+	if got := value(f.RunStates(f.ctx))(f); len(got) != 0 {
+		t.Errorf("without runs: %v", got)
+	}
+	for i, state := range []metastore.RunState{metastore.RunParked, metastore.RunLive, metastore.RunParked, metastore.RunEnded} {
+		f.must(f.CreateRun(f.ctx, metastore.Run{ID: fmt.Sprint("r", i), SessionID: "s1", Seq: int64(i), CreatedAt: t0, LastRequestAt: t0, State: state}))
+	}
+	same(t, "states", value(f.RunStates(f.ctx))(f), map[metastore.RunState]int{metastore.RunParked: 2, metastore.RunLive: 1, metastore.RunEnded: 1})
+	if moved := value(f.MoveRun(f.ctx, "r0", metastore.Holding{State: metastore.RunParked}, metastore.Holding{State: metastore.RunLive}))(f); !moved {
+		t.Error("r0 is not parked")
+	}
+	same(t, "states", value(f.RunStates(f.ctx))(f), map[metastore.RunState]int{metastore.RunParked: 1, metastore.RunLive: 2, metastore.RunEnded: 1})
+}
