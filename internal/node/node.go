@@ -16,10 +16,13 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/tinkex/tinkex/internal/blobstore"
+	"github.com/tinkex/tinkex/internal/engine"
 	"github.com/tinkex/tinkex/internal/engine/cpu"
+	"github.com/tinkex/tinkex/internal/health"
 	"github.com/tinkex/tinkex/internal/metastore"
 	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/server"
+	"github.com/tinkex/tinkex/internal/telemetry"
 )
 
 // Options configures a Node.
@@ -33,6 +36,8 @@ type Options struct {
 	Version   string
 	// Logger is nil to discard.
 	Logger *slog.Logger
+	// Telemetry measures and traces the node. Nil does neither.
+	Telemetry *telemetry.Telemetry
 	// Now is the clock. Nil is time.Now.
 	Now func() time.Time
 	// PollTimeout and URLTTL are the server's.
@@ -54,6 +59,7 @@ type Node struct {
 	Blobs    blobstore.Store
 	Registry *registry.Registry
 	server   *server.Server
+	handler  http.Handler
 	idle     *idler
 	// closers in the order of opening.
 	closers []func(context.Context) error
@@ -75,6 +81,11 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 	if err := opts.Check(); err != nil {
 		return nil, err
 	}
+	opts.Logger = telemetry.Logger(opts.Logger)
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	disk := opts.disk()
 	if opts.Local() {
 		if err := n.lock(opts.DataDir); err != nil {
 			return nil, err
@@ -97,20 +108,45 @@ func Open(ctx context.Context, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.onClose(func(context.Context) error { return eng.Close() })
+	return n, n.assemble(ctx, opts, meta, blobs, eng, disk)
+}
+
+// assemble puts the domain and the protocol on what is open.
+func (n *Node) assemble(ctx context.Context, opts Options, meta metastore.Store, blobs blobstore.Store, eng engine.Engine,
+	disk func() (free, size uint64, err error),
+) (err error) {
+	ready := health.New(checks(meta, blobs, eng, disk), health.Options{Logger: opts.Logger})
+	var observe registry.Observe
+	if t := opts.Telemetry; t != nil {
+		metaKind, blobKind := opts.kinds()
+		meta, blobs, eng = t.Metastore(meta, metaKind), t.Blobstore(blobs, blobKind), t.Engine(eng)
+		observe = t.Future
+	}
 	n.Registry, err = registry.New(ctx, registry.Options{
 		Meta: meta, Blobs: blobs, Engine: eng, Logger: opts.Logger, Now: opts.Now,
-		GCGrace: opts.GCGrace, SessionTimeout: opts.SessionTimeout,
+		GCGrace: opts.GCGrace, SessionTimeout: opts.SessionTimeout, Observe: observe,
 		Shared: opts.Shared(), URL: opts.Advertise, Lease: opts.Lease,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.onClose(n.Registry.Close)
 	n.server, err = server.New(ctx, server.Options{
-		Registry: n.Registry, Meta: meta, PublicURL: opts.PublicURL, Version: opts.Version,
+		Registry: n.Registry, Meta: meta, Health: ready, PublicURL: opts.PublicURL, Version: opts.Version,
 		Logger: opts.Logger, Now: opts.Now, PollTimeout: opts.PollTimeout, URLTTL: opts.URLTTL,
 	})
-	return n, err
+	if err != nil {
+		return err
+	}
+	n.handler = n.server
+	if t := opts.Telemetry; t != nil {
+		n.handler = t.Handler(n.server, n.server.Route)
+		t.Watch(telemetry.Sources{
+			Stats: n.Registry.Stats, Meta: meta, Now: opts.Now, Ready: ready, Disk: disk, Logger: opts.Logger,
+		})
+		n.onClose(func(context.Context) error { t.Close(); return nil })
+	}
+	return nil
 }
 
 // lock makes the data directory this node's own.
@@ -134,9 +170,12 @@ func (n *Node) onClose(f func(context.Context) error) { n.closers = append(n.clo
 
 // ServeHTTP implements http.Handler.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	n.idle.begin()
-	defer n.idle.end()
-	n.server.ServeHTTP(w, r)
+	// Probes come forever; they do not make a server busy.
+	if r.URL.Path != "/healthz" && r.URL.Path != "/readyz" {
+		n.idle.begin()
+		defer n.idle.end()
+	}
+	n.handler.ServeHTTP(w, r)
 }
 
 // Owner returns the owner that an API key stands for, or why it is refused.

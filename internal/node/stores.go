@@ -82,6 +82,51 @@ func (s Stores) OpenBlobs(ctx context.Context) (blobstore.Store, error) {
 	return blobstore.NewMemory(), nil
 }
 
+// kinds names the kinds of the stores, for metrics.
+func (s Stores) kinds() (meta, blobs string) {
+	meta, blobs = "sqlite", "folder"
+	if s.DB != "" {
+		meta = "postgresql"
+	}
+	scheme, _, isURL := strings.Cut(s.Blobs, "://")
+	switch {
+	case s.Blobs == "" && s.DataDir == "" || scheme == "mem":
+		blobs = "memory"
+	case isURL && scheme != "file":
+		blobs = scheme
+	}
+	return meta, blobs
+}
+
+// disk tells the space where it is least, of the directories that something is
+// kept in. It is nil if there are none.
+func (s Stores) disk() func() (free, size uint64, err error) {
+	var dirs []string
+	if s.Local() {
+		dirs = append(dirs, s.DataDir)
+	}
+	if scheme, path, isURL := strings.Cut(s.Blobs, "://"); !isURL && s.Blobs != "" {
+		dirs = append(dirs, s.Blobs)
+	} else if scheme == "file" && filepath.IsAbs(path) {
+		dirs = append(dirs, path)
+	}
+	if len(dirs) == 0 {
+		return nil
+	}
+	return func() (free, size uint64, err error) {
+		for i, dir := range dirs {
+			f, s, err := diskSpace(dir)
+			if err != nil {
+				return 0, 0, err
+			}
+			if i == 0 || f < free {
+				free, size = f, s
+			}
+		}
+		return free, size, nil
+	}
+}
+
 // Describe names the stores without secrets, for logs.
 func (s Stores) Describe() (meta, blobs string) {
 	meta, blobs = s.sqlite(), s.DataDir

@@ -25,7 +25,7 @@ func clientConfig() wire.ClientConfig {
 	}
 }
 
-type health struct {
+type healthStatus struct {
 	Status string `json:"status"`
 }
 
@@ -35,12 +35,12 @@ type telemetryStatus struct {
 
 func (s *Server) configOps(api huma.API) {
 	register(api, http.MethodGet, "/healthz", "health", "Whether the server can do its work",
-		func(ctx context.Context, _ *struct{}) (*reply[health], error) {
+		func(ctx context.Context, _ *struct{}) (*reply[healthStatus], error) {
 			if err := s.reg.Check(ctx); err != nil {
-				s.log.Error("health check", "error", err)
+				s.log.ErrorContext(ctx, "health check", "error", err)
 				return nil, failure(http.StatusServiceUnavailable, "a store cannot be reached or written to")
 			}
-			return replyWith(health{"ok"}), nil
+			return replyWith(healthStatus{"ok"}), nil
 		})
 	register(api, http.MethodPost, "/client/config", "client-config", "Flags for a client to run with",
 		func(context.Context, *bodyOf[wire.ClientConfigRequest]) (*reply[wire.ClientConfig], error) {

@@ -202,7 +202,7 @@ func (s *Server) endTransfer(r *http.Request, err error) {
 		return
 	}
 	if r.Context().Err() == nil {
-		s.log.Warn("a download broke off", "request_id", requestIDOf(r.Context()), "path", r.URL.Path, "error", err)
+		s.log.WarnContext(r.Context(), "a download broke off", "request_id", requestIDOf(r.Context()), "path", r.URL.Path, "error", err)
 	}
 	panic(http.ErrAbortHandler)
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
@@ -25,9 +24,6 @@ import (
 // headerForwarded names the server that a request was passed on to. Whoever
 // sends it gains nothing: all it does is to have a request answered here.
 const headerForwarded = "X-Tinkex-Forwarded-To"
-
-// requestIDs are those that another server may have given.
-var requestIDs = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 // mayBeElsewhere reports whether a request can be about a model: the operations
 // of the protocol that take one, or a result's id, in a body of limited size.
@@ -112,7 +108,7 @@ func newPeers(log *slog.Logger) *httputil.ReverseProxy {
 			if errors.Is(err, context.Canceled) {
 				err = context.Cause(r.Context())
 			}
-			log.Warn("another server did not answer", "request_id", c.requestID, "server", c.elsewhere.Server, "url", c.elsewhere.URL, "error", err)
+			log.WarnContext(r.Context(), "another server did not answer", "request_id", c.requestID, "server", c.elsewhere.Server, "url", c.elsewhere.URL, "error", err)
 			w.Header().Set("Retry-After", "1")
 			writeError(w, http.StatusServiceUnavailable, "the server that holds this model does not answer; ask again in a moment")
 		},

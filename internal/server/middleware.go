@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -75,7 +77,7 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		c := &caller{
-			requestID:   newRequestID(),
+			requestID:   requestID(r.Header.Get(wire.HeaderRequestID)),
 			host:        r.Host,
 			scheme:      "http",
 			officialSDK: r.Header.Get(wire.HeaderOfficialSDK) != "",
@@ -85,28 +87,23 @@ func (s *Server) middleware(next http.Handler) http.Handler {
 			c.scheme = "https"
 		}
 		from := r.Header.Get(headerForwarded)
-		if from != "" {
-			if id := r.Header.Get(wire.HeaderRequestID); requestIDs.MatchString(id) {
-				c.requestID = id
-			}
-		}
 		w.Header().Set(wire.HeaderRequestID, c.requestID)
 		rec := &statusRecorder{ResponseWriter: w}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
 		defer func() {
 			p := recover()
 			if p == http.ErrAbortHandler { //nolint:errorlint // a panic value
+				s.logRequest(r, c, rec, time.Since(began), true)
 				panic(p)
 			}
 			broken := false
 			if p != nil {
-				s.log.Error("panic", "request_id", c.requestID, "panic", p, "stack", string(debug.Stack()))
+				s.log.ErrorContext(r.Context(), "panic", "request_id", c.requestID, "panic", p, "stack", string(debug.Stack()))
 				if broken = rec.status != 0; !broken {
 					writeError(rec, http.StatusInternalServerError, "internal error; the server's log has it under request id "+c.requestID)
 				}
 			}
-			s.log.Debug("request", "request_id", c.requestID, "method", r.Method, "path", r.URL.Path,
-				"status", rec.status, "owner", c.owner, "duration", time.Since(began))
+			s.logRequest(r, c, rec, time.Since(began), p != nil)
 			if broken {
 				// What was sent must not look like the whole answer.
 				panic(http.ErrAbortHandler)
@@ -180,17 +177,73 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	writeError(w, http.StatusUnauthorized, denied.reason)
 }
 
+// quiet routes are asked for again and again by machines.
+var quiet = []string{"/healthz", "/readyz", wire.APIPrefix + "/healthz", wire.APIPrefix + "/session_heartbeat"}
+
+// logRequest writes the one line that every request has. It names the route
+// and the path, never the query, and stands for the owner by a hash.
+func (s *Server) logRequest(r *http.Request, c *caller, rec *statusRecorder, took time.Duration, broken bool) {
+	level := slog.LevelInfo
+	if slices.Contains(quiet, r.URL.Path) && rec.status < http.StatusInternalServerError {
+		level = slog.LevelDebug
+	}
+	if !s.log.Enabled(r.Context(), level) {
+		return
+	}
+	status := rec.status
+	if status == 0 && !broken {
+		status = http.StatusOK
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", c.requestID), slog.String("method", r.Method), slog.String("route", s.Route(r)),
+		slog.String("path", r.URL.Path), slog.Int("status", status), slog.Duration("duration", took), slog.Int64("bytes", rec.bytes),
+	}
+	if c.owner != "" {
+		attrs = append(attrs, slog.String("owner", ownerHash(c.owner)))
+	}
+	if broken {
+		attrs = append(attrs, slog.Bool("broken_off", true))
+	}
+	s.log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// ownerHash stands for an owner in logs: the first twelve digits of the
+// SHA-256 of its name.
+func ownerHash(owner string) string {
+	sum := sha256.Sum256([]byte(owner))
+	return hex.EncodeToString(sum[:6])
+}
+
+// maxRequestID bounds the ids that are taken over from a request.
+const maxRequestID = 128
+
+// requestID takes over the id that a client or a proxy gave a request, if it
+// is one: of letters, digits, dots, hyphens and underscores, and no credential
+// that came into the wrong header.
+func requestID(given string) string {
+	if given == "" || len(given) > maxRequestID || strings.HasPrefix(given, keyPrefix) || strings.HasPrefix(given, jwtPrefix) {
+		return newRequestID()
+	}
+	for _, c := range []byte(given) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_' && c != '.' {
+			return newRequestID()
+		}
+	}
+	return given
+}
+
 func newRequestID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
 
-// statusRecorder remembers the status for the log and keeps the way to the
-// connection open: ReadFrom lets local files go out by sendfile.
+// statusRecorder remembers status and size for the log and keeps the way to
+// the connection open: ReadFrom lets local files go out by sendfile.
 type statusRecorder struct {
 	http.ResponseWriter
 	status int
+	bytes  int64
 }
 
 func (w *statusRecorder) WriteHeader(status int) {
@@ -204,14 +257,18 @@ func (w *statusRecorder) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
 }
 
 func (w *statusRecorder) ReadFrom(src io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	return io.Copy(w.ResponseWriter, src)
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.bytes += n
+	return n, err
 }
 
 func (w *statusRecorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -71,6 +71,9 @@ var routes = []string{
 	"POST /weights_info",
 }
 
+// rootRoutes are those outside of the prefixes.
+var rootRoutes = []string{"/healthz", "/readyz"}
+
 func TestOpenAPI(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -90,7 +93,17 @@ func TestOpenAPI(t *testing.T) {
 
 	var listed []string
 	ids := map[string]string{}
+	roots := 0
 	for path, item := range spec["paths"].(map[string]any) {
+		if slices.Contains(rootRoutes, path) {
+			if op := item.(map[string]any)["get"].(map[string]any); op["security"] == nil || len(op["security"].([]any)) != 0 {
+				t.Errorf("%s does not say that it needs no key", path)
+			} else {
+				checkOperation(t, "GET "+path, path, op)
+				roots++
+			}
+			continue
+		}
 		rest, ok := strings.CutPrefix(path, wire.APIPrefix)
 		if !ok && !strings.HasPrefix(path, wire.ExtensionPrefix+"/") {
 			t.Errorf("%s is under neither prefix", path)
@@ -106,6 +119,9 @@ func TestOpenAPI(t *testing.T) {
 			ids[id] = route
 			checkOperation(t, route, path, op)
 		}
+	}
+	if roots != len(rootRoutes) {
+		t.Errorf("%d of %v are listed", roots, rootRoutes)
 	}
 	slices.Sort(listed)
 	want := slices.Sorted(slices.Values(routes))

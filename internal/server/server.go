@@ -11,11 +11,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/tinkex/tinkex/internal/health"
 	"github.com/tinkex/tinkex/internal/metastore"
 	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/wire"
@@ -31,9 +33,12 @@ type Options struct {
 	PublicURL string
 	// Version is reported by /openapi.json.
 	Version string
-	// Logger receives one line per request at debug level, and failures.
-	// Nil discards them.
+	// Logger receives one line per request, and failures. The line is at info
+	// level, or at debug level if a machine asks again and again: heartbeats
+	// and health. Nil discards them.
 	Logger *slog.Logger
+	// Health is asked by /readyz. Nil asks the registry for its stores.
+	Health *health.Checker
 	// Now is the clock. Nil is time.Now.
 	Now func() time.Time
 	// PollTimeout is how long retrieve_future waits for a result before it
@@ -54,6 +59,8 @@ type Server struct {
 	poll      time.Duration
 	urlTTL    time.Duration
 	publicURL string
+	health    *health.Checker
+	mux       *http.ServeMux
 	handler   http.Handler
 	peers     *httputil.ReverseProxy
 	draining  chan struct{}
@@ -64,13 +71,16 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{
 		reg: opts.Registry, log: opts.Logger, now: opts.Now,
 		poll: opts.PollTimeout, urlTTL: opts.URLTTL, publicURL: opts.PublicURL,
-		draining: make(chan struct{}),
+		health: opts.Health, draining: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.health == nil {
+		s.health = health.New([]health.Check{{Name: "stores", Run: s.reg.Check}}, health.Options{Logger: s.log})
 	}
 	if s.poll == 0 {
 		s.poll = 35 * time.Second
@@ -87,6 +97,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 
 	mux := http.NewServeMux()
+	s.mux = mux
 	cfg := huma.DefaultConfig("Tinkex", opts.Version)
 	cfg.Info.Description = "The Tinker wire protocol, served by Tinkex."
 	cfg.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
@@ -100,6 +111,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	// Stop conditions come in three forms, which their own decoder tells apart.
 	cfg.Components.Schemas.RegisterTypeAlias(typeOf[wire.Stop](), typeOf[any]())
 	api := humago.New(mux, cfg)
+	s.healthOps(api)
 	s.configOps(api)
 	s.authOps(api)
 	s.sessionOps(api)
@@ -124,6 +136,22 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Route returns the pattern that a request's path matches, without its method,
+// or "" if there is none.
+func (s *Server) Route(r *http.Request) string {
+	pattern := r.Pattern
+	if pattern == "" {
+		_, pattern = s.mux.Handler(r)
+	}
+	if _, path, ok := strings.Cut(pattern, " "); ok {
+		pattern = path
+	}
+	if pattern == "/" {
+		return ""
+	}
+	return pattern
+}
 
 // Drain ends the waits of retrieve_future, now and from now on, so that a
 // server that is to stop need not outwait them. It is called once.
