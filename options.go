@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // DefaultBaseURL is the hosted service (tinker 0.38.0, lib/base_url.py).
@@ -49,6 +51,12 @@ type Options struct {
 	// CheckRedirect is asked only about redirects that keep the method. Nil:
 	// one of the client's own, closed with it.
 	HTTPClient *http.Client
+	// TracerProvider receives a span for every HTTP request, as a part of the
+	// span in the context that it was made in, and has the server told of it by
+	// the traceparent header. Spans never hold a key, a query or what is
+	// trained or sampled. Nil: nothing is traced, and nothing is spent on it; an
+	// HTTPClient that traces by itself still may.
+	TracerProvider trace.TracerProvider
 	// Logger hears of pauses, retries and messages of the server. Nil:
 	// slog.Default().
 	Logger *slog.Logger

@@ -58,9 +58,11 @@ func (c *SamplingClient) Sample(ctx context.Context, prompt ModelInput, opts Sam
 		return failedFuture[*SampleOutput](op, invalid(op, "%v", err))
 	}
 	request.SamplingSessionID = &c.id
-	return background(c.t.life, op, func() (*SampleOutput, error) {
+	return background(c.t.life, op, func() (out *SampleOutput, err error) {
 		ctx, stop := c.t.life.bind(ctx)
 		defer stop()
+		ctx, end := c.t.operation(ctx, op)
+		defer func() { end(err) }()
 		return c.sample(ctx, op, request, estimatePrompt(prompt))
 	})
 }

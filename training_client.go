@@ -53,6 +53,7 @@ func (c *TrainingClient) RunID() string { return c.modelID }
 // begun.
 func ordered[T any](ctx context.Context, c *TrainingClient, op string, send func(context.Context) (func(context.Context) (T, error), error)) *Future[T] {
 	f := newFuture[T](op)
+	ctx, end := c.t.operation(ctx, op)
 	place := c.queue.enter()
 	started := c.t.life.start(func() {
 		var v T
@@ -61,6 +62,7 @@ func ordered[T any](ctx context.Context, c *TrainingClient, op string, send func
 		if place.wait(waiting) != nil {
 			e := interrupted(waiting, op)
 			e.Message = fmt.Sprintf("%v before the request was sent", e.Err)
+			end(e)
 			f.settle(v, e)
 			select {
 			case <-place.before:
@@ -80,9 +82,11 @@ func ordered[T any](ctx context.Context, c *TrainingClient, op string, send func
 		if err == nil {
 			v, err = finish(working)
 		}
+		end(err)
 		f.settle(v, err)
 	})
 	if !started {
+		end(ErrClosed)
 		close(place.over)
 		return failedFuture[T](op, closedError(op))
 	}

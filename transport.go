@@ -21,6 +21,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
@@ -39,6 +41,7 @@ type transport struct {
 	ownsHTTP   bool
 	cred       *credential
 	log        *slog.Logger
+	tracer     trace.Tracer // nil: no traces
 	clock      clock
 	timeout    time.Duration
 	maxRetries int
@@ -94,6 +97,9 @@ func newTransport(o Options, clk clock) (*transport, error) {
 		t.maxRetries = DefaultMaxRetries
 	}
 	t.http, t.ownsHTTP = newHTTPClient(o.HTTPClient)
+	if o.TracerProvider != nil {
+		t.trace(o.TracerProvider)
+	}
 	return t, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/term"
 )
 
@@ -96,6 +97,9 @@ type app struct {
 	args     []string          // of the command line
 	resolved map[string]string // words with latest in them, and what they stood for
 	conn     connection        // what rest connected to
+
+	tracing    trace.TracerProvider // nil: no traces
+	endTracing func(code int, err error)
 }
 
 // Main runs the command line and returns the exit code.
@@ -114,6 +118,9 @@ func Main(args []string, env Env) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.WithValue(ctx, resolvedKey{}, a.resolved))
 	code := exitCode(ctx, err)
+	if a.endTracing != nil {
+		a.endTracing(code, err)
+	}
 	if err != nil && !errors.Is(err, errSilent) && code != exitPipe {
 		a.printError(ctx, err)
 	}
@@ -144,7 +151,7 @@ Find out what is wrong:       tinkex doctor`,
 			if a.timeout < 0 {
 				return usagef("--timeout: %v is negative", a.timeout)
 			}
-			return nil
+			return a.startTracing(cmd)
 		},
 	}
 	root.SetIn(a.Stdin)

@@ -167,7 +167,10 @@ func (a *app) options(ctx context.Context) (tinkex.Options, error) {
 		a.say("Using the key of %s for %s, the server of profile %s. --profile %s uses the profile's own.",
 			fromKeyEnv, c.baseURL.value, c.profile.value, c.profile.value)
 	}
-	return tinkex.Options{APIKey: c.key.value, BaseURL: c.baseURL.value, Timeout: a.timeout, MaxRetries: retries, Logger: a.logger()}, nil
+	return tinkex.Options{
+		APIKey: c.key.value, BaseURL: c.baseURL.value, Timeout: a.timeout, MaxRetries: retries,
+		Logger: a.logger(), TracerProvider: a.tracing,
+	}, nil
 }
 
 // noKey is the error of a connection without a key.

@@ -20,6 +20,7 @@ import (
 	"github.com/tinkex/tinkex/checkpoint"
 	"github.com/tinkex/tinkex/internal/engine/cpu"
 	"github.com/tinkex/tinkex/internal/node"
+	"github.com/tinkex/tinkex/internal/telemetry"
 )
 
 // What the demo teaches the model to say, and how.
@@ -135,7 +136,11 @@ func (s *story) startServer() (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := node.Open(s.ctx, node.Options{Stores: node.Stores{DataDir: data}, Version: tinkex.Version, Logger: s.logger()})
+	opts := node.Options{Stores: node.Stores{DataDir: data}, Version: tinkex.Version, Logger: s.logger()}
+	if s.tracing != nil {
+		opts.Telemetry = telemetry.New(telemetry.Options{Version: tinkex.Version, TracerProvider: s.tracing})
+	}
+	n, err := node.Open(s.ctx, opts)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(data))
 	}
@@ -150,7 +155,7 @@ func (s *story) startServer() (stop func() error, err error) {
 	go func() { _ = srv.Serve(l) }() // ends with Close
 	s.url = "http://" + l.Addr().String()
 	s.svc, err = tinkex.NewServiceClient(tinkex.Options{
-		BaseURL: s.url, APIKey: demoKey, Logger: s.logger(), DisplayName: "tinkex demo",
+		BaseURL: s.url, APIKey: demoKey, Logger: s.logger(), TracerProvider: s.tracing, DisplayName: "tinkex demo",
 		UserMetadata: map[string]string{"made_by": "tinkex demo"},
 	})
 	if err != nil {

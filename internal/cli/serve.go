@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/tinkex/tinkex/internal/engine/cpu"
 	"github.com/tinkex/tinkex/internal/node"
 	"github.com/tinkex/tinkex/internal/registry"
+	"github.com/tinkex/tinkex/internal/telemetry"
 )
 
 // shutdownGrace is how long the requests in hand may take once the server was
@@ -30,12 +32,15 @@ const minLease = 4 * time.Second
 
 type serveFlags struct {
 	storeFlags
-	addr      string
-	models    []string
-	publicURL string
-	advertise string
-	lease     time.Duration
-	logFormat string
+	addr        string
+	models      []string
+	publicURL   string
+	advertise   string
+	lease       time.Duration
+	logFormat   string
+	logLevel    string
+	metricsAddr string
+	pprof       bool
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -65,6 +70,10 @@ loopback interface only and takes any key that starts with tml-; each key is an
 owner of its own.
 
 The server's URL is printed to standard output once it accepts connections.
+/healthz says that it lives and /readyz that it can work. Prometheus finds
+/metrics on --metrics-addr; without it, on --addr if that is a loopback address,
+for requests from this machine. Traces go where OpenTelemetry's environment
+variables say (OTEL_EXPORTER_OTLP_ENDPOINT, ...).
 ` + exitStatusHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), f) },
@@ -76,11 +85,14 @@ The server's URL is printed to standard output once it accepts connections.
 	cmd.Flags().StringVar(&f.advertise, "advertise", "", "URL under which other servers on the same --db reach this one (default: that of --addr, unless it is every interface)")
 	cmd.Flags().DurationVar(&f.lease, "lease", registry.DefaultLease, "how long a server may be out of touch with --db before the others take it for dead")
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "log format: text or json")
+	cmd.Flags().StringVar(&f.logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error; -v is debug")
+	cmd.Flags().StringVar(&f.metricsAddr, "metrics-addr", "", `address to serve /metrics on instead, to everybody who reaches it; "off" serves none`)
+	cmd.Flags().BoolVar(&f.pprof, "pprof", false, "serve Go profiles (/debug/pprof/) beside /metrics")
 	return cmd
 }
 
 func (a *app) serve(ctx context.Context, f serveFlags) error {
-	log, err := a.serverLogger(f.logFormat)
+	log, err := a.serverLogger(f.logFormat, f.logLevel)
 	if err != nil {
 		return err
 	}
@@ -99,6 +111,13 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	host, _, err := net.SplitHostPort(f.addr)
 	if err != nil {
 		return usagef("--addr: %v; expected HOST:PORT", err)
+	}
+	if _, _, err := net.SplitHostPort(f.metricsAddr); err != nil && f.metricsAddr != "" && f.metricsAddr != metricsOff {
+		return usagef("--metrics-addr: %v; expected HOST:PORT or off", err)
+	}
+	local := f.metricsAddr == "" && isLoopback(host) && f.publicURL == ""
+	if f.pprof && !local && (f.metricsAddr == "" || f.metricsAddr == metricsOff) {
+		return usagef("--pprof: profiles are not for strangers; say where to serve them with --metrics-addr 127.0.0.1:PORT")
 	}
 
 	stores, err := f.stores()
@@ -121,9 +140,10 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 			f.advertise = addr
 		}
 	}
+	watch := telemetry.New(telemetry.Options{Version: tinkex.Version, Revision: revision(), TracerProvider: a.tracing})
 	n, err := node.Open(ctx, node.Options{
 		Stores: stores, Models: models, PublicURL: f.publicURL, Advertise: f.advertise, Lease: f.lease,
-		Version: tinkex.Version, Logger: log,
+		Version: tinkex.Version, Logger: log, Telemetry: watch,
 	})
 	if err != nil {
 		return err
@@ -148,13 +168,24 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 			return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (%s), or listen on 127.0.0.1.", f.addr, create)
 		}
 	}
+	var handler http.Handler = n
+	switch {
+	case local:
+		handler = watch.Expose(n, true, f.pprof)
+	case f.metricsAddr != "" && f.metricsAddr != metricsOff:
+		stop, err := serveMetrics(ctx, f.metricsAddr, watch.Expose(probes(n), false, f.pprof), log)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	if err := a.announce(addr); err != nil {
 		return err
 	}
 	meta, blobs := stores.Describe()
 	log.Info("serving", "url", addr, "metadata", meta, "blobs", blobs)
 	srv := &http.Server{
-		Handler: n, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
@@ -191,16 +222,47 @@ func (a *app) announce(addr string) error {
 	return a.print("%s\n", addr)
 }
 
-func (a *app) serverLogger(format string) (*slog.Logger, error) {
-	opts := &slog.HandlerOptions{}
-	if a.verbose {
-		opts.Level = slog.LevelDebug
+// metricsOff is the --metrics-addr of those who want none.
+const metricsOff = "off"
+
+// probes leaves of a node what may be asked on the metrics' address.
+func probes(n http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", n)
+	mux.Handle("GET /readyz", n)
+	return mux
+}
+
+// serveMetrics serves metrics on an address of their own until stop is called.
+func serveMetrics(ctx context.Context, addr string, h http.Handler, log *slog.Logger) (stop func(), err error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics-addr: %w", err)
 	}
+	log.Info("serving metrics", "url", "http://"+l.Addr().String()+"/metrics")
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	go func() { _ = srv.Serve(l) }() // ends with Close
+	return func() { _ = srv.Close() }, nil
+}
+
+func (a *app) serverLogger(format, level string) (*slog.Logger, error) {
+	opts := &slog.HandlerOptions{}
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil || !slices.Contains([]string{"debug", "info", "warn", "error"}, level) {
+		return nil, usagef("--log-level: %q is not a level; use debug, info, warn or error", level)
+	}
+	if a.verbose {
+		least = slog.LevelDebug
+	}
+	opts.Level = least
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(a.Stderr, opts)), nil
+		return telemetry.Logger(slog.New(slog.NewTextHandler(a.Stderr, opts))), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(a.Stderr, opts)), nil
+		return telemetry.Logger(slog.New(slog.NewJSONHandler(a.Stderr, opts))), nil
 	}
 	return nil, usagef("--log-format: %q is not a format; use text or json", format)
 }

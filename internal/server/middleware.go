@@ -196,7 +196,7 @@ func (s *Server) logRequest(r *http.Request, c *caller, rec *statusRecorder, too
 	}
 	attrs := []slog.Attr{
 		slog.String("request_id", c.requestID), slog.String("method", r.Method), slog.String("route", s.Route(r)),
-		slog.String("path", r.URL.Path), slog.Int("status", status), slog.Duration("duration", took), slog.Int64("bytes", rec.bytes),
+		slog.String("path", r.URL.Path), slog.Int("status", status), slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.Int64("bytes", rec.bytes),
 	}
 	if c.owner != "" {
 		attrs = append(attrs, slog.String("owner", ownerHash(c.owner)))

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 
 	"go.opentelemetry.io/otel/trace"
 )
@@ -74,27 +75,32 @@ func redactAttr(a slog.Attr) slog.Attr {
 	return slog.Attr{Key: a.Key, Value: v}
 }
 
-// secrets are what credentials look like, with what they are replaced by.
-var secrets = []struct {
+// secret is what a credential looks like, with what it is replaced by.
+type secret struct {
 	// within is in every match: looking for it first is cheap.
 	within string
 	match  *regexp.Regexp
 	by     string
-}{
-	{"tml-", regexp.MustCompile(`tml-[A-Za-z0-9_+/=-]+`), "tml-..."},
-	{"eyJ", regexp.MustCompile(`eyJ[A-Za-z0-9_=-]{4,}(\.[A-Za-z0-9_=-]*)*`), "eyJ..."},
-	{"earer", regexp.MustCompile(`(?i)(bearer)[ +:=]+[^\s"',;]+`), "$1 ..."},
-	// To the last @: a password may contain what it should not.
-	{"@", regexp.MustCompile(`://[^\s"'<>]*@`), "://...@"},
-	{"=", regexp.MustCompile(`(?i)((?:sig|signature|password|passwd|pwd|secret|token|credential|api[_-]?key|access[_-]?key|account[_-]?key|key[_-]?id|[_-]key)["']?\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s&;,"']+)`), "${1}..."},
-	{":", regexp.MustCompile(`(?i)((?:x-api-key|authorization|password|signature|token|secret|api_key)["']?\s*:\s*)(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s&;,"']+)`), "${1}..."},
 }
+
+// secrets are compiled when something is logged, which most commands do not.
+var secrets = sync.OnceValue(func() []secret {
+	return []secret{
+		{"tml-", regexp.MustCompile(`tml-[A-Za-z0-9_+/=-]+`), "tml-..."},
+		{"eyJ", regexp.MustCompile(`eyJ[A-Za-z0-9_=-]{4,}(\.[A-Za-z0-9_=-]*)*`), "eyJ..."},
+		{"earer", regexp.MustCompile(`(?i)(bearer)[ +:=]+[^\s"',;]+`), "$1 ..."},
+		// To the last @: a password may contain what it should not.
+		{"@", regexp.MustCompile(`://[^\s"'<>]*@`), "://...@"},
+		{"=", regexp.MustCompile(`(?i)((?:sig|signature|password|passwd|pwd|secret|token|credential|api[_-]?key|access[_-]?key|account[_-]?key|key[_-]?id|[_-]key)["']?\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s&;,"']+)`), "${1}..."},
+		{":", regexp.MustCompile(`(?i)((?:x-api-key|authorization|password|signature|token|secret|api_key)["']?\s*:\s*)(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s&;,"']+)`), "${1}..."},
+	}
+})
 
 // Redact replaces what looks like a credential: keys and tokens of the
 // protocol, passwords in URLs, signatures in their queries, and values that
 // are named as secrets are.
 func Redact(s string) string {
-	for _, secret := range secrets {
+	for _, secret := range secrets() {
 		if strings.Contains(s, secret.within) {
 			s = secret.match.ReplaceAllString(s, secret.by)
 		}
