@@ -11,6 +11,6 @@ func diskSpace(dir string) (free, size uint64, err error) {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, 0, err
 	}
-	block := uint64(s.Bsize)                                       //nolint:unconvert // its type differs between systems
-	return uint64(s.Bavail) * block, uint64(s.Blocks) * block, nil //nolint:unconvert // as above
+	block := uint64(s.Bsize)
+	return uint64(s.Bavail) * block, uint64(s.Blocks) * block, nil //nolint:unconvert // their types differ between systems
 }

@@ -92,7 +92,7 @@ var secrets = sync.OnceValue(func() []secret {
 		// To the last @: a password may contain what it should not.
 		{"@", regexp.MustCompile(`://[^\s"'<>]*@`), "://...@"},
 		{"=", regexp.MustCompile(`(?i)((?:sig|signature|password|passwd|pwd|secret|token|credential|api[_-]?key|access[_-]?key|account[_-]?key|key[_-]?id|[_-]key)["']?\s*=\s*)(?:"[^"]*"|'[^']*'|[^\s&;,"']+)`), "${1}..."},
-		{":", regexp.MustCompile(`(?i)((?:x-api-key|authorization|password|signature|token|secret|api_key)["']?\s*:\s*)(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s&;,"']+)`), "${1}..."},
+		{":", regexp.MustCompile(`(?i)((?:x-api-key|authorization|password|signature|token|secret|api_key)["']?\s*:\s*)(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s&;,"'\]}]+)`), "${1}..."},
 	}
 })
 
