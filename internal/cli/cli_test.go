@@ -151,6 +151,10 @@ func TestWrongUsage(t *testing.T) {
 		"serve address":       {"serve --addr nonsense", exitUsage, "HOST:PORT"},
 		"serve public URL":    {"serve --public-url ftp://x", exitUsage, "http or https"},
 		"serve log format":    {"serve --log-format xml", exitUsage, "text or json"},
+		"serve log level":     {"serve --log-level loud", exitUsage, "debug, info, warn or error"},
+		"serve metrics":       {"serve --metrics-addr 9090", exitUsage, "HOST:PORT or off"},
+		"serve profiles":      {"serve --metrics-addr off --pprof", exitUsage, "--metrics-addr 127.0.0.1:PORT"},
+		"serve profiles out":  {"serve --public-url http://x --pprof", exitUsage, "not for strangers"},
 		"serve model":         {"serve --model x", exitUsage, "NAME=DIR"},
 		"revoke nothing":      {"key revoke", exitUsage, "revoke ID..."},
 	} {
