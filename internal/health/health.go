@@ -177,7 +177,7 @@ func (c *check) begin() *run {
 	go func() {
 		err := c.Run(ctx)
 		if err != nil && ctx.Err() != nil {
-			err = fmt.Errorf("no answer: %w", errors.Join(context.DeadlineExceeded, err))
+			err = fmt.Errorf("no answer: %w: %w", context.DeadlineExceeded, err)
 		}
 		c.mu.Lock()
 		c.settle(r, err)

@@ -184,7 +184,7 @@ var quiet = []string{"/healthz", "/readyz", wire.APIPrefix + "/healthz", wire.AP
 // and the path, never the query, and stands for the owner by a hash.
 func (s *Server) logRequest(r *http.Request, c *caller, rec *statusRecorder, took time.Duration, broken bool) {
 	level := slog.LevelInfo
-	if slices.Contains(quiet, r.URL.Path) && rec.status < http.StatusInternalServerError {
+	if slices.Contains(quiet, r.URL.Path) {
 		level = slog.LevelDebug
 	}
 	if !s.log.Enabled(r.Context(), level) {
