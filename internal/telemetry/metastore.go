@@ -410,3 +410,39 @@ func (m *meta) Recount(ctx context.Context, c metastore.Counter) (err error) {
 	defer op.end(&err)
 	return m.Store.Recount(ctx, c)
 }
+
+func (m *meta) SetRetention(ctx context.Context, r metastore.Retention) (err error) {
+	ctx, op := m.begin(ctx, "SetRetention")
+	defer op.end(&err)
+	return m.Store.SetRetention(ctx, r)
+}
+
+func (m *meta) Retention(ctx context.Context, owner string) (_ metastore.Retention, err error) {
+	ctx, op := m.begin(ctx, "Retention")
+	defer op.end(&err)
+	return m.Store.Retention(ctx, owner)
+}
+
+func (m *meta) DeleteRetention(ctx context.Context, owner string) (err error) {
+	ctx, op := m.begin(ctx, "DeleteRetention")
+	defer op.end(&err)
+	return m.Store.DeleteRetention(ctx, owner)
+}
+
+func (m *meta) DueRetention(ctx context.Context, since time.Time, after string, limit int) (_ []metastore.Retention, err error) {
+	ctx, op := m.begin(ctx, "DueRetention")
+	defer op.end(&err)
+	return m.Store.DueRetention(ctx, since, after, limit)
+}
+
+func (m *meta) RetentionApplied(ctx context.Context, r metastore.Retention) (err error) {
+	ctx, op := m.begin(ctx, "RetentionApplied")
+	defer op.end(&err)
+	return m.Store.RetentionApplied(ctx, r)
+}
+
+func (m *meta) DeleteRetired(ctx context.Context, r metastore.Retention, ids []int64, public bool) (_ []int64, err error) {
+	ctx, op := m.begin(ctx, "DeleteRetired")
+	defer op.end(&err)
+	return m.Store.DeleteRetired(ctx, r, ids, public)
+}
