@@ -53,7 +53,8 @@ func Server(t testing.TB) string {
 		if server.url = os.Getenv("TINKEX_TEST_POSTGRES"); server.url != "" {
 			return
 		}
-		server.url, server.stop, server.err = start()
+		// Without any regard for what survives it.
+		server.url, server.stop, server.err = Start("fsync=off", "full_page_writes=off", "max_connections=200", "autovacuum=off")
 	})
 	if server.err != nil {
 		testproc.Missing(t, "POSTGRESQL", server.err)
@@ -91,8 +92,9 @@ func admin(t testing.TB, query string) {
 	}
 }
 
-// start makes a server without any regard for what survives it.
-func start() (dsn string, stop func(), err error) {
+// Start makes a throwaway server, with settings such as "fsync=off". It is for
+// programs that are no tests: those have Server and Schema.
+func Start(settings ...string) (dsn string, stop func(), err error) {
 	bin, err := programs()
 	if err != nil {
 		return "", nil, err
@@ -127,7 +129,7 @@ func start() (dsn string, stop func(), err error) {
 		return "", nil, err
 	}
 	args := []string{"-D", data, "-p", fmt.Sprint(port), "-h", "127.0.0.1", "-k", ""}
-	for _, setting := range []string{"fsync=off", "full_page_writes=off", "max_connections=200", "autovacuum=off"} {
+	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
 	p, err := testproc.Start(command("postgres", args...))

@@ -271,6 +271,79 @@ func testCheckpointListsModel(t *testing.T, f fixture) {
 	}
 }
 
+// testCheckpointListsFilled fills a store at once and goes on with it as if
+// everything in it had been saved one by one.
+func testCheckpointListsFilled(t *testing.T, f fixture) {
+	const n = 1300
+	sessions := []metastore.Session{
+		{ID: "a", Owner: "alice", CreatedAt: t0, LastHeartbeat: t0, ProjectID: "p"},
+		{ID: "b", Owner: "bob", CreatedAt: t0, LastHeartbeat: t0},
+	}
+	var runs []metastore.Run
+	for i := range 4 {
+		s := sessions[i%2]
+		runs = append(runs, metastore.Run{
+			ID: fmt.Sprintf("%s:train:%d", s.ID, i), SessionID: s.ID, Seq: int64(i), Owner: s.Owner, LoRA: lora,
+			CreatedAt: after(i), LastRequestAt: after(i), State: metastore.RunEnded,
+		})
+	}
+	var want []metastore.Checkpoint
+	for i := range n {
+		c := checkpoint([]metastore.Kind{training, sampler}[i%3%2], fmt.Sprint(i), after(i/2))
+		c.RunID, c.Owner = runs[i%4].ID, runs[i%4].Owner
+		if c.Listed = i%7 > 0; i%5 == 0 {
+			c.ExpiresAt = ptr(after(n))
+		}
+		want = append(want, c)
+	}
+	f.must(metastore.Fill(f.ctx, f.Store, sessions, runs, slices.Values(want)))
+
+	same(t, "session", value(f.Session(f.ctx, "a"))(f), sessions[0])
+	for project, total := range map[string]int{"": 2, "p": 2, "q": 0} {
+		_, n, err := f.Runs(f.ctx, "alice", project, metastore.Page{Limit: 9})
+		f.must(err)
+		same(t, "runs in project "+project, n, total)
+	}
+	same(t, "counters", len(value(f.Counters(f.ctx))(f)), 0)
+	for i := range want {
+		got := value(f.Checkpoint(f.ctx, want[i].RunID, want[i].Kind, want[i].Name))(f)
+		if want[i].ID, want[i].SizeBytes = got.ID, 2100; i > 0 && got.ID <= want[i-1].ID {
+			t.Fatalf("%s has id %d after %d", got.Name, got.ID, want[i-1].ID)
+		}
+		same(t, "checkpoint", got, want[i])
+	}
+	// One that is saved and one that is deleted, in the middle of everything.
+	want = append(want, f.commit(metastore.Checkpoint{RunID: "a:train:0", Kind: sampler, Name: "new", Owner: "alice", Listed: true, CreatedAt: after(n / 4)}))
+	f.must(f.DeleteCheckpoint(f.ctx, want[n/2].ID))
+	want = slices.Delete(want, n/2, n/2+1)
+	slices.SortFunc(want, func(a, b metastore.Checkpoint) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+	})
+	for _, now := range []time.Time{t0, after(n)} {
+		for _, filter := range []metastore.CheckpointFilter{{Owner: "alice"}, {Owner: "bob", Kind: sampler}, {RunID: "a:train:0"}} {
+			var all []int64
+			for _, c := range want {
+				if c.Listed && (c.ExpiresAt == nil || c.ExpiresAt.After(now)) && (filter.Owner == "" || filter.Owner == c.Owner) &&
+					(filter.RunID == "" || filter.RunID == c.RunID) && (filter.Kind == "" || filter.Kind == c.Kind) {
+					all = append(all, c.ID)
+				}
+			}
+			filter.Now = now
+			for offset := 0; offset <= len(all); offset += 100 {
+				page, total, err := f.Checkpoints(f.ctx, filter, metastore.Page{Limit: 100, Offset: offset})
+				f.must(err)
+				ids := []int64{}
+				for _, c := range page {
+					ids = append(ids, c.ID)
+				}
+				if total != len(all) || !slices.Equal(ids, all[offset:min(offset+100, len(all))]) {
+					t.Fatalf("%+v from %d: %v of %d, want %v of %d", filter, offset, ids, total, all[offset:min(offset+100, len(all))], len(all))
+				}
+			}
+		}
+	}
+}
+
 func testLatestCheckpoints(t *testing.T, f fixture) {
 	runs := f.spread()
 	for i, c := range []metastore.Checkpoint{

@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) metastore.Store) {
 		{"CheckpointExpiry", testCheckpointExpiry},
 		{"CheckpointPaging", testCheckpointPaging},
 		{"CheckpointListsModel", testCheckpointListsModel},
+		{"CheckpointListsFilled", testCheckpointListsFilled},
 		{"LatestCheckpoints", testLatestCheckpoints},
 		{"DeleteExpired", testDeleteExpired},
 		{"DeleteIdle", testDeleteIdle},
