@@ -58,7 +58,7 @@ func newSQLite(path string) *store {
 	return &store{
 		dialect: dialect{
 			name:     "sqlite",
-			again:    func(error) bool { return false }, // writers queue for one lock
+			again:    func(error) bool { return false }, // readers have no conflicts, writers their group
 			hasTable: `SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?`,
 			now:      `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`,
 		},
@@ -76,6 +76,7 @@ func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 		}
 		s.r = s.w
 		s.w.SetMaxOpenConns(1)
+		s.group = &group{db: s.w, dialect: s.dialect}
 		return s.migrate(ctx, goose.DialectSQLite3)
 	}
 	path, err = filepath.Abs(path)
@@ -91,6 +92,7 @@ func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 		return err
 	}
 	s.w.SetMaxOpenConns(1)
+	s.group = &group{db: s.w, dialect: s.dialect}
 	if s.r, err = sql.Open("sqlite", fileURI(path, pragmas(reader))); err != nil {
 		return err
 	}

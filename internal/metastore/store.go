@@ -18,6 +18,7 @@ type store struct {
 	dialect dialect
 	where   string  // the database as the operator knows it: a path, a host and name
 	w, r    *sql.DB // for writing and for reading; the same one where that does not matter
+	group   *group  // through which transactions are written; nil if each is by itself
 	// blockSize is the number of checkpoints up to which a block may grow.
 	blockSize int64
 	// check looks after what only one of the databases has to worry about.
@@ -135,6 +136,9 @@ func (s *store) read(ctx context.Context, f func(queries) error) error {
 // write runs f in a transaction that is durable when write returns. It may
 // run f more than once.
 func (s *store) write(ctx context.Context, f func(queries) error) error {
+	if s.group != nil {
+		return s.explain(s.group.write(ctx, f))
+	}
 	return s.transact(ctx, s.w, nil, f)
 }
 

@@ -30,11 +30,16 @@ type Stores struct {
 // OpenDir opens the stores of a data directory, which is made if it is not
 // there. A server may have it open at the same time.
 func OpenDir(ctx context.Context, dataDir string) (*Stores, error) {
-	blobs, err := blobstore.OpenFolder(dataDir)
+	return Open(ctx, node.Stores{DataDir: dataDir})
+}
+
+// Open opens stores that may be elsewhere.
+func Open(ctx context.Context, stores node.Stores) (*Stores, error) {
+	blobs, err := stores.OpenBlobs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	meta, err := node.Stores{DataDir: dataDir}.OpenMeta(ctx)
+	meta, err := stores.OpenMeta(ctx)
 	if err != nil {
 		return nil, errors.Join(err, blobs.Close())
 	}
@@ -79,7 +84,7 @@ func (s *Stores) Checkpoint(ctx context.Context, c metastore.Checkpoint, files .
 	}
 	c.Files = append([]metastore.File(nil), c.Files...)
 	for _, f := range files {
-		stored, err := s.file(ctx, f)
+		stored, err := s.File(ctx, f)
 		if err != nil {
 			return c, fmt.Errorf("seed %s of %s: %w", f.Name, c.RunID, err)
 		}
@@ -116,7 +121,8 @@ func (s *Stores) run(ctx context.Context, c metastore.Checkpoint) error {
 	return err
 }
 
-func (s *Stores) file(ctx context.Context, f File) (metastore.File, error) {
+// File stores a file, for checkpoints to have.
+func (s *Stores) File(ctx context.Context, f File) (metastore.File, error) {
 	w, err := s.Blobs.Create(ctx)
 	if err != nil {
 		return metastore.File{}, err
