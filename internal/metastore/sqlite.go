@@ -2,7 +2,6 @@ package metastore
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,7 +46,7 @@ func SQLiteSchema(ctx context.Context, path string) (Schema, error) {
 	case err != nil:
 		return Schema{}, s.explain(err)
 	}
-	if s.r, err = sql.Open("sqlite", fileURI(abs, pragmas(reader))); err != nil {
+	if s.r, err = openPrepared(fileURI(abs, pragmas(reader))); err != nil {
 		return Schema{}, s.explain(err)
 	}
 	defer s.r.Close()
@@ -71,7 +70,7 @@ func newSQLite(path string) *store {
 func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 	if path == ":memory:" {
 		// Every connection would have a database of its own.
-		if s.w, err = sql.Open("sqlite", "file::memory:?"+pragmas(writer)); err != nil {
+		if s.w, err = openPrepared("file::memory:?" + pragmas(writer)); err != nil {
 			return err
 		}
 		s.r = s.w
@@ -88,12 +87,12 @@ func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 		return err
 	}
 	s.check = func() error { return stillThere(path, file) }
-	if s.w, err = sql.Open("sqlite", fileURI(path, pragmas(writer))); err != nil {
+	if s.w, err = openPrepared(fileURI(path, pragmas(writer))); err != nil {
 		return err
 	}
 	s.w.SetMaxOpenConns(1)
 	s.group = &group{db: s.w, dialect: s.dialect}
-	if s.r, err = sql.Open("sqlite", fileURI(path, pragmas(reader))); err != nil {
+	if s.r, err = openPrepared(fileURI(path, pragmas(reader))); err != nil {
 		return err
 	}
 	s.r.SetMaxOpenConns(readers)
