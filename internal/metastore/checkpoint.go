@@ -179,9 +179,7 @@ func repeat(s string, n int) string { return strings.Repeat(s+", ", n-1) + s }
 
 func (s *store) Checkpoint(ctx context.Context, runID string, kind Kind, name string) (c Checkpoint, err error) {
 	err = s.read(ctx, func(q queries) error {
-		row := q.row(ctx, `SELECT `+checkpointColumns+` FROM checkpoints WHERE run_id = ? AND kind = ? AND name = ?`,
-			runID, string(kind), name)
-		if c, err = one(row, scanCheckpoint, "checkpoint", checkpointID(runID, kind, name)); err != nil {
+		if c, err = checkpointInfo(ctx, q, runID, kind, name); err != nil {
 			return err
 		}
 		c.Files, err = list(ctx, q, `
@@ -202,6 +200,21 @@ func (s *store) Checkpoint(ctx context.Context, runID string, kind Kind, name st
 	return c, nil
 }
 
+func (s *store) CheckpointInfo(ctx context.Context, runID string, kind Kind, name string) (Checkpoint, error) {
+	c, err := checkpointInfo(ctx, s.query(), runID, kind, name)
+	return c, s.explain(err)
+}
+
+func checkpointInfo(ctx context.Context, q queries, runID string, kind Kind, name string) (Checkpoint, error) {
+	row := q.row(ctx, `SELECT `+checkpointColumns+` FROM checkpoints WHERE run_id = ? AND kind = ? AND name = ?`,
+		runID, string(kind), name)
+	c, err := scanCheckpoint(row)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = notFound("checkpoint", checkpointID(runID, kind, name))
+	}
+	return c, err
+}
+
 func toDigest(b []byte) (d blobstore.Digest, err error) {
 	if copy(d[:], b) != len(d) || len(b) != len(d) {
 		return d, fmt.Errorf("a digest of %d bytes", len(b))
@@ -209,7 +222,18 @@ func toDigest(b []byte) (d blobstore.Digest, err error) {
 	return d, nil
 }
 
-func (s *store) LatestCheckpoints(ctx context.Context, runIDs []string, now time.Time) (map[string]map[Kind]Checkpoint, error) {
+func (s *store) LatestCheckpoints(ctx context.Context, runIDs []string, now time.Time) (latest map[string]map[Kind]Checkpoint, err error) {
+	err = s.read(ctx, func(q queries) error {
+		latest, err = latestCheckpoints(ctx, q, runIDs, now)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return latest, nil
+}
+
+func latestCheckpoints(ctx context.Context, q queries, runIDs []string, now time.Time) (map[string]map[Kind]Checkpoint, error) {
 	// One look into an index for each run and kind, however many there are.
 	const newest = `
 		SELECT (
@@ -218,36 +242,30 @@ func (s *store) LatestCheckpoints(ctx context.Context, runIDs []string, now time
 			ORDER BY created_at DESC, id DESC LIMIT 1
 		) FROM runs WHERE id IN `
 	latest := make(map[string]map[Kind]Checkpoint, len(runIDs))
-	err := s.read(ctx, func(q queries) error {
-		for chunk := range slices.Chunk(runIDs, many) {
-			runs := `(` + repeat("?", len(chunk)) + `)`
-			var args []any
-			for _, kind := range []Kind{KindTraining, KindSampler} {
-				args = append(args, string(kind), micros(now))
-				for _, id := range chunk {
-					args = append(args, id)
-				}
+	for chunk := range slices.Chunk(runIDs, many) {
+		runs := `(` + repeat("?", len(chunk)) + `)`
+		var args []any
+		for _, kind := range []Kind{KindTraining, KindSampler} {
+			args = append(args, string(kind), micros(now))
+			for _, id := range chunk {
+				args = append(args, id)
 			}
-			err := q.each(ctx, `SELECT `+checkpointColumns+` FROM checkpoints WHERE id IN (`+
-				newest+runs+` UNION ALL `+newest+runs+`)`, args, func(row scanner) error {
-				c, err := scanCheckpoint(row)
-				if err != nil {
-					return err
-				}
-				if latest[c.RunID] == nil {
-					latest[c.RunID] = make(map[Kind]Checkpoint, 2)
-				}
-				latest[c.RunID][c.Kind] = c
-				return nil
-			})
+		}
+		err := q.each(ctx, `SELECT `+checkpointColumns+` FROM checkpoints WHERE id IN (`+
+			newest+runs+` UNION ALL `+newest+runs+`)`, args, func(row scanner) error {
+			c, err := scanCheckpoint(row)
 			if err != nil {
 				return err
 			}
+			if latest[c.RunID] == nil {
+				latest[c.RunID] = make(map[Kind]Checkpoint, 2)
+			}
+			latest[c.RunID][c.Kind] = c
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
 	return latest, nil
 }

@@ -265,6 +265,8 @@ type Store interface {
 
 	CreateRun(ctx context.Context, r Run) error
 	Run(ctx context.Context, id string) (Run, error)
+	// RunInfo is Run with what LatestCheckpoints has about it.
+	RunInfo(ctx context.Context, id string, now time.Time) (Run, map[Kind]Checkpoint, error)
 	// Runs lists an owner's runs, of one project unless projectID is empty.
 	Runs(ctx context.Context, owner, projectID string, p Page) ([]Run, int, error)
 	SessionRuns(ctx context.Context, sessionID string) ([]Run, error)
@@ -309,6 +311,8 @@ type Store interface {
 	CommitCheckpoint(ctx context.Context, c Checkpoint, overwrite bool, res *Result) (Checkpoint, error)
 	// Checkpoint finds a ready checkpoint, expired or not, with its files.
 	Checkpoint(ctx context.Context, runID string, kind Kind, name string) (Checkpoint, error)
+	// CheckpointInfo is Checkpoint without the files.
+	CheckpointInfo(ctx context.Context, runID string, kind Kind, name string) (Checkpoint, error)
 	// LatestCheckpoints returns, for each of the runs, its newest training
 	// and newest sampler checkpoint that is listed and unexpired at now. A run
 	// that has none is not in the map.

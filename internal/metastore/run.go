@@ -98,6 +98,22 @@ func (s *store) Run(ctx context.Context, id string) (Run, error) {
 	return r, s.explain(err)
 }
 
+func (s *store) RunInfo(ctx context.Context, id string, now time.Time) (r Run, latest map[Kind]Checkpoint, err error) {
+	err = s.read(ctx, func(q queries) error {
+		r, err = one(q.row(ctx, `SELECT `+runColumns+` FROM runs WHERE id = ?`, id), scanRun, "run", id)
+		if err != nil {
+			return err
+		}
+		all, err := latestCheckpoints(ctx, q, []string{id}, now)
+		latest = all[id]
+		return err
+	})
+	if err != nil {
+		return Run{}, nil, err
+	}
+	return r, latest, nil
+}
+
 func (s *store) Runs(ctx context.Context, owner, projectID string, p Page) (page []Run, n int, err error) {
 	limit, offset := p.bounds()
 	selected, args := `owner = ?`, []any{owner}

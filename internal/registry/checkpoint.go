@@ -37,27 +37,52 @@ func (r *Registry) expired(c metastore.Checkpoint) bool {
 	return c.ExpiresAt != nil && !c.ExpiresAt.After(r.now())
 }
 
-// Owned finds a checkpoint of the owner's. Another owner's checkpoint, even a
-// public one, is not found: only its owner may list or change it.
+// Owned finds a checkpoint of the owner's, without its files. Another owner's
+// checkpoint, even a public one, is not found: only its owner may change it.
 func (r *Registry) Owned(ctx context.Context, owner string, ref Ref) (metastore.Checkpoint, error) {
-	return r.find(ctx, ref, func(c metastore.Checkpoint) bool { return c.Owner == owner })
+	return r.find(ctx, ref, r.meta.CheckpointInfo, func(c metastore.Checkpoint) bool { return c.Owner == owner })
 }
 
 // Readable finds a checkpoint that the owner may read: their own, or a public
 // one. A private checkpoint of somebody else's cannot be told from one that
 // does not exist.
 func (r *Registry) Readable(ctx context.Context, owner string, ref Ref) (metastore.Checkpoint, error) {
-	return r.find(ctx, ref, func(c metastore.Checkpoint) bool { return c.Owner == owner || c.Public })
+	return r.find(ctx, ref, r.meta.Checkpoint, readableBy(owner))
+}
+
+// Info is Readable without the files.
+func (r *Registry) Info(ctx context.Context, owner string, ref Ref) (metastore.Checkpoint, error) {
+	return r.find(ctx, ref, r.meta.CheckpointInfo, readableBy(owner))
+}
+
+func readableBy(owner string) func(metastore.Checkpoint) bool {
+	return func(c metastore.Checkpoint) bool { return c.Owner == owner || c.Public }
 }
 
 // Any finds a checkpoint whoever asks: for requests that prove in another way
-// that they may read it.
+// that they may read it. Asked for the same one again and again, it only looks
+// whether that is still there. The files are not to be changed.
 func (r *Registry) Any(ctx context.Context, ref Ref) (metastore.Checkpoint, error) {
-	return r.find(ctx, ref, func(metastore.Checkpoint) bool { return true })
+	anybody := func(metastore.Checkpoint) bool { return true }
+	c, err := r.find(ctx, ref, r.meta.CheckpointInfo, anybody)
+	if err != nil {
+		return c, err
+	}
+	var ok bool
+	if c.Files, ok = r.manifests.get(c); ok {
+		return c, nil
+	}
+	// It may have been replaced meanwhile; then this is the other one.
+	if c, err = r.find(ctx, ref, r.meta.Checkpoint, anybody); err == nil {
+		r.manifests.put(c)
+	}
+	return c, err
 }
 
-func (r *Registry) find(ctx context.Context, ref Ref, allowed func(metastore.Checkpoint) bool) (metastore.Checkpoint, error) {
-	c, err := r.meta.Checkpoint(ctx, ref.RunID, ref.Kind, ref.Name)
+type lookup func(ctx context.Context, runID string, kind metastore.Kind, name string) (metastore.Checkpoint, error)
+
+func (r *Registry) find(ctx context.Context, ref Ref, look lookup, allowed func(metastore.Checkpoint) bool) (metastore.Checkpoint, error) {
+	c, err := look(ctx, ref.RunID, ref.Kind, ref.Name)
 	if err != nil && CodeOf(err) != NotFound {
 		return c, classify(err)
 	}
@@ -75,11 +100,15 @@ func (r *Registry) Checkpoints(ctx context.Context, owner string, p metastore.Pa
 
 // RunCheckpoints lists all checkpoints of a run of the owner's, newest first.
 func (r *Registry) RunCheckpoints(ctx context.Context, owner, runID string) ([]metastore.Checkpoint, error) {
-	if _, err := r.Run(ctx, owner, runID); err != nil {
-		return nil, err
-	}
 	cs, err := r.meta.AllRunCheckpoints(ctx, runID, r.now().UTC())
-	return cs, classify(err)
+	if err == nil && len(cs) > 0 && cs[0].Owner == owner {
+		return cs, nil // they all are the run's owner's
+	}
+	if err != nil {
+		return nil, classify(err)
+	}
+	_, err = r.Run(ctx, owner, runID)
+	return nil, err
 }
 
 // SetPublic publishes or unpublishes a checkpoint. One that is so already is a

@@ -20,7 +20,7 @@ func TestCopy(t *testing.T) {
 	from := f.mustSave(alice, model, 3, SaveRequest{
 		Kind: metastore.KindTraining, Name: "a", TTL: ptr(time.Hour), UserMetadata: map[string]string{"epoch": "3"},
 	})
-	src, err := f.Owned(ctx, alice, from)
+	src, err := f.Readable(ctx, alice, from)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := f.Owned(ctx, bob, to)
+	c, err := f.Readable(ctx, bob, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestCopyIntoASession(t *testing.T) {
 	if err != nil || to.RunID != runID(session, 7) || to.Kind != metastore.KindSampler {
 		t.Fatalf("copied to %v, %v", to, err)
 	}
-	if c, err := f.Owned(ctx, alice, to); err != nil || c.ExpiresAt != nil {
+	if c, err := f.Readable(ctx, alice, to); err != nil || c.ExpiresAt != nil {
 		t.Errorf("the copy is %+v, %v", c, err)
 	}
 	again, err := f.Copy(ctx, alice, CopyRequest{From: from, SessionID: session, Seq: 7, Hash: "h"})

@@ -44,7 +44,7 @@ func (f *fixture) adapterFiles() map[string][]byte {
 	model := f.run(alice, f.session(alice))
 	f.step(alice, model, 1)
 	ref := f.mustSave(alice, model, 3, SaveRequest{Kind: metastore.KindTraining, Name: "a"})
-	c, err := f.Owned(f.t.Context(), alice, ref)
+	c, err := f.Readable(f.t.Context(), alice, ref)
 	if err != nil {
 		f.t.Fatal(err)
 	}

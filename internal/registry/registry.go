@@ -70,11 +70,12 @@ type Registry struct {
 	gcInterval     time.Duration
 	observe        Observe
 
-	servers  *servers
-	rounds   rounds
-	futures  *futures
-	samplers *samplers
-	imports  chan struct{} // places for imports in hand
+	servers   *servers
+	rounds    rounds
+	futures   *futures
+	samplers  *samplers
+	manifests manifests
+	imports   chan struct{} // places for imports in hand
 
 	mu     sync.Mutex
 	models map[string]*model // live ones, by run id

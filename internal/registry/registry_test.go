@@ -345,7 +345,7 @@ func TestNameIsTakenOnce(t *testing.T) {
 	f.step(alice, model, 1)
 	save := SaveRequest{Kind: metastore.KindTraining, Name: "a"}
 	ref := f.mustSave(alice, model, 3, save)
-	before, err := f.Owned(t.Context(), alice, ref)
+	before, err := f.Readable(t.Context(), alice, ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func TestNameIsTakenOnce(t *testing.T) {
 	f.step(alice, model, 5)
 	save.Overwrite = true
 	f.mustSave(alice, model, 7, save)
-	after, err := f.Owned(t.Context(), alice, ref)
+	after, err := f.Readable(t.Context(), alice, ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +366,7 @@ func TestNameIsTakenOnce(t *testing.T) {
 	}
 	// The other kind has names of its own, and shares the adapter's bytes.
 	sampler := f.mustSave(alice, model, 8, SaveRequest{Kind: metastore.KindSampler, Name: "a"})
-	c, err := f.Owned(t.Context(), alice, sampler)
+	c, err := f.Readable(t.Context(), alice, sampler)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -481,7 +481,7 @@ func TestGarbageIsWhatNoManifestRefersTo(t *testing.T) {
 	f.step(alice, model, 4)
 	kept := f.mustSave(alice, model, 6, SaveRequest{Kind: metastore.KindTraining, Name: "kept"})
 	ctx := t.Context()
-	c, err := f.Owned(ctx, alice, gone)
+	c, err := f.Readable(ctx, alice, gone)
 	if err != nil {
 		t.Fatal(err)
 	}

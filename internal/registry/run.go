@@ -134,6 +134,19 @@ func (r *Registry) Run(ctx context.Context, owner, id string) (metastore.Run, er
 	return run, nil
 }
 
+// RunInfo is Run with its newest training and sampler checkpoint.
+func (r *Registry) RunInfo(ctx context.Context, owner, id string) (metastore.Run, map[metastore.Kind]metastore.Checkpoint, error) {
+	run, latest, err := r.meta.RunInfo(ctx, id, r.now().UTC())
+	if err != nil && CodeOf(err) != NotFound {
+		return run, nil, classify(err)
+	}
+	if err != nil || run.Owner != owner {
+		return metastore.Run{}, nil, newError(NotFound, "training run %q not found", id)
+	}
+	r.refresh(&run)
+	return run, latest, nil
+}
+
 // Runs lists the owner's training runs, newest first; a project restricts
 // them if it is not empty.
 func (r *Registry) Runs(ctx context.Context, owner, project string, p metastore.Page) ([]metastore.Run, int, error) {

@@ -137,6 +137,37 @@ func TestURLEndsWithItsCheckpoint(t *testing.T) {
 	f.fetch(path).want(http.StatusForbidden, "has expired")
 }
 
+// A URL that outlives its checkpoint serves nothing any more, even if it was
+// in use until then.
+func TestURLOutlivesItsCheckpoint(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.train()
+	f.save("a", 1, "")
+	f.save("b", 2, "")
+	for _, name := range []string{"a", "b"} {
+		archive := f.archivePath(name)
+		var m wire.Manifest
+		if err := json.Unmarshal(f.manifest(name, alice).want(http.StatusOK).body, &m); err != nil {
+			t.Fatal(err)
+		}
+		file := strings.TrimPrefix(m.Files[1].URL, f.url)
+		for range 2 {
+			f.send(http.MethodGet, archive, nil, "Range", "bytes=0-99").want(http.StatusPartialContent)
+			f.send(http.MethodGet, file, nil, "Range", "bytes=0-99").want(http.StatusPartialContent)
+		}
+		path := wire.APIPrefix + "/training_runs/" + f.model + "/checkpoints/weights/" + name
+		if name == "a" {
+			f.send(http.MethodPut, path+"/ttl", strings.NewReader(`{"ttl_seconds":60}`), wire.HeaderAPIKey, alice, "Content-Type", "application/json").want(http.StatusNoContent)
+			f.clock.advance(time.Minute)
+		} else {
+			f.send(http.MethodDelete, path, nil, wire.HeaderAPIKey, alice).want(http.StatusNoContent)
+		}
+		f.send(http.MethodGet, archive, nil, "Range", "bytes=0-99").want(http.StatusNotFound, "not found").detail()
+		f.send(http.MethodGet, file, nil, "Range", "bytes=0-99").want(http.StatusNotFound, "not found").detail()
+	}
+}
+
 func TestExternalFiles(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

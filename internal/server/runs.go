@@ -34,15 +34,11 @@ func (s *Server) runOps(api huma.API) {
 			Run         string `path:"run"`
 			AccessScope string `query:"access_scope" enum:"owned,accessible" default:"owned"`
 		}) (*reply[tinkex.TrainingRun], error) {
-			run, err := s.reg.Run(ctx, ownerOf(ctx), in.Run)
+			run, latest, err := s.reg.RunInfo(ctx, ownerOf(ctx), in.Run)
 			if err != nil {
 				return nil, s.fail(ctx, err)
 			}
-			out, err := s.trainingRuns(ctx, []metastore.Run{run})
-			if err != nil {
-				return nil, s.fail(ctx, err)
-			}
-			return replyWith(out[0]), nil
+			return replyWith(trainingRunOf(run, latest)), nil
 		})
 }
 
@@ -58,22 +54,27 @@ func (s *Server) trainingRuns(ctx context.Context, runs []metastore.Run) ([]tink
 	}
 	out := make([]tinkex.TrainingRun, len(runs))
 	for i, r := range runs {
-		out[i] = tinkex.TrainingRun{
-			TrainingRunID: r.ID, BaseModel: r.LoRA.BaseModel, ModelOwner: r.Owner,
-			IsLoRA: true, LoRARank: ptr(r.LoRA.Rank),
-			Corrupted:       r.State == metastore.RunCorrupted,
-			LastRequestTime: r.LastRequestAt.UTC(),
-			UserMetadata:    stringsOf(r.UserMetadata),
-			ResumedFrom:     r.ResumedFrom,
-		}
-		if c, ok := latest[r.ID][metastore.KindTraining]; ok {
-			out[i].LastCheckpoint = ptr(checkpointOf(c))
-		}
-		if c, ok := latest[r.ID][metastore.KindSampler]; ok {
-			out[i].LastSamplerCheckpoint = ptr(checkpointOf(c))
-		}
+		out[i] = trainingRunOf(r, latest[r.ID])
 	}
 	return out, nil
+}
+
+func trainingRunOf(r metastore.Run, latest map[metastore.Kind]metastore.Checkpoint) tinkex.TrainingRun {
+	out := tinkex.TrainingRun{
+		TrainingRunID: r.ID, BaseModel: r.LoRA.BaseModel, ModelOwner: r.Owner,
+		IsLoRA: true, LoRARank: ptr(r.LoRA.Rank),
+		Corrupted:       r.State == metastore.RunCorrupted,
+		LastRequestTime: r.LastRequestAt.UTC(),
+		UserMetadata:    stringsOf(r.UserMetadata),
+		ResumedFrom:     r.ResumedFrom,
+	}
+	if c, ok := latest[metastore.KindTraining]; ok {
+		out.LastCheckpoint = ptr(checkpointOf(c))
+	}
+	if c, ok := latest[metastore.KindSampler]; ok {
+		out.LastSamplerCheckpoint = ptr(checkpointOf(c))
+	}
+	return out
 }
 
 var checkpointTypes = map[metastore.Kind]tinkex.CheckpointType{

@@ -148,7 +148,7 @@ func (s *Server) weightsInfo(ctx context.Context, in *bodyOf[wire.WeightsInfoReq
 	if err != nil {
 		return nil, failure(http.StatusBadRequest, err.Error())
 	}
-	c, err := s.reg.Readable(ctx, ownerOf(ctx), refOf(path))
+	c, err := s.reg.Info(ctx, ownerOf(ctx), refOf(path))
 	if err != nil {
 		return nil, s.fail(ctx, err)
 	}

@@ -36,6 +36,7 @@ func testCheckpoint(t *testing.T, f fixture) {
 		same(t, "stored checkpoint", stored, want)
 		same(t, "checkpoint", value(f.Checkpoint(f.ctx, run, c.Kind, c.Name))(f), want)
 		want.Files = nil
+		same(t, "checkpoint without files", value(f.CheckpointInfo(f.ctx, run, c.Kind, c.Name))(f), want)
 		if c.Listed {
 			page, _, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{RunID: run, Kind: c.Kind, Now: t0}, metastore.Page{Limit: 1})
 			f.must(err)
@@ -48,7 +49,10 @@ func testCheckpoint(t *testing.T, f fixture) {
 		name string
 	}{{run, training, "bare"}, {run, sampler, "x"}, {"s1:train:1", training, "full"}, {run, training, ""}} {
 		_, err := f.Checkpoint(f.ctx, missing.run, missing.kind, missing.name)
-		f.is(err, metastore.ErrNotFound, fmt.Sprintf("checkpoint %s/%s of run %s: not found", missing.kind, missing.name, missing.run))
+		says := fmt.Sprintf("checkpoint %s/%s of run %s: not found", missing.kind, missing.name, missing.run)
+		f.is(err, metastore.ErrNotFound, says)
+		_, err = f.CheckpointInfo(f.ctx, missing.run, missing.kind, missing.name)
+		f.is(err, metastore.ErrNotFound, says)
 	}
 	// An expired one is found: what to make of it is for the caller to say.
 	c := checkpoint(training, "expired", t0)

@@ -376,7 +376,20 @@ func testLatestCheckpoints(t *testing.T, f fixture) {
 		ids = append(ids, fmt.Sprint("none", i))
 	}
 	got := map[string]string{}
-	for run, kinds := range value(f.LatestCheckpoints(f.ctx, ids, after(50)))(f) {
+	all := value(f.LatestCheckpoints(f.ctx, ids, after(50)))(f)
+	for _, r := range runs {
+		info, latest, err := f.RunInfo(f.ctx, r.ID, after(50))
+		f.must(err)
+		same(t, "run", info, r)
+		if r.ID != "bob0:train:0" {
+			same(t, "latest of "+r.ID, latest, all[r.ID])
+		} else if len(latest) != 1 || latest[training].Name != "bob's" {
+			t.Errorf("latest of bob's run are %+v", latest)
+		}
+	}
+	_, _, err := f.RunInfo(f.ctx, "none", after(50))
+	f.is(err, metastore.ErrNotFound, "run none: not found")
+	for run, kinds := range all {
 		for kind, c := range kinds {
 			got[fmt.Sprint(run, "/", kind)] = c.Name
 			if c.RunID != run || c.Kind != kind || c.SizeBytes == 0 || c.Files != nil {
