@@ -15,19 +15,21 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tinkex/tinkex/bench/internal/harness"
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
 // client sends requests to a server, over connections that it keeps.
 type client struct {
 	url  string
+	pid  int // the server's
 	http *http.Client
 	w    *world
 	next [purposes]atomic.Int64 // the next checkpoint of those that are used once
 }
 
-func newClient(url string, w *world, connections int) *client {
-	return &client{url: url, w: w, http: &http.Client{
+func newClient(srv *harness.Server, w *world, connections int) *client {
+	return &client{url: srv.URL, pid: srv.PID, w: w, http: &http.Client{
 		Transport: &http.Transport{MaxIdleConns: connections, MaxIdleConnsPerHost: connections},
 		Timeout:   time.Minute,
 	}}
@@ -97,7 +99,7 @@ var requests = []kindOfRequest{
 	}},
 	{"page of 100 anywhere", 10, func(c *client, random *rand.Rand) request {
 		i := c.some(random)
-		return page(c.w.ownerOf(i), pageSize, random.IntN(c.w.shape.checkpoints/c.w.shape.owners/4))
+		return page(c.w.ownerOf(i), pageSize, random.IntN(c.w.checkpoints/len(c.w.owners)/4))
 	}},
 	{"page of 1,000 anywhere", 2, func(c *client, random *rand.Rand) request {
 		return page(0, walkSize, random.IntN(max(len(c.w.first)/2, 1)))
@@ -139,7 +141,7 @@ func (c *client) checkpointPath(i int) string {
 
 // some is any checkpoint that stays.
 func (c *client) some(random *rand.Rand) int {
-	return random.IntN(c.w.shape.checkpoints/purposes)*purposes + random.IntN(ending)
+	return random.IntN(c.w.checkpoints/purposes)*purposes + random.IntN(ending)
 }
 
 // someOwner is any owner, those who have more the more often.
@@ -149,7 +151,7 @@ func (c *client) someOwner(random *rand.Rand) int { return c.w.ownerOf(c.some(ra
 // place.
 func (c *client) once(purpose int) int {
 	const step = 1_000_003 // prime
-	groups := c.w.shape.checkpoints / purposes
+	groups := c.w.checkpoints / purposes
 	return int(c.next[purpose].Add(1)*step%int64(groups))*purposes + purpose
 }
 

@@ -63,7 +63,7 @@ func run() (err error) {
 	b := &bencher{}
 	flag.IntVar(&b.shape.checkpoints, "checkpoints", 1_000_000, "how many checkpoints there are")
 	flag.IntVar(&b.shape.runs, "runs", 10_000, "how many runs they belong to")
-	flag.IntVar(&b.shape.owners, "owners", 100, "how many owners these have")
+	flag.IntVar(&b.shape.people, "owners", 100, "how many owners these have")
 	flag.IntVar(&b.samples, "samples", 300, "how often each request is measured")
 	flag.IntVar(&b.clients, "clients", 64, "how many clients there are at once")
 	flag.DurationVar(&b.length, "for", time.Minute, "how long they go on")

@@ -119,7 +119,7 @@ func (b *bencher) registry(ctx context.Context, db database) (_ []*harness.Secti
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, srv.Stop()) }()
-	c := newClient(srv.URL, w, b.clients)
+	c := newClient(srv, w, b.clients)
 	defer c.close()
 
 	alone, err := b.oneByOne(ctx, db, c)
@@ -135,7 +135,7 @@ func (b *bencher) registry(ctx context.Context, db database) (_ []*harness.Secti
 	if err != nil {
 		return sections[:2], err
 	}
-	for owner := range min(10, w.shape.owners) {
+	for owner := range min(10, c.w.people) {
 		if _, err := c.walk(ctx, owner, walkSize); err != nil {
 			return sections, fmt.Errorf("after all that, owner %d: %w", owner, err)
 		}
@@ -193,7 +193,7 @@ func (b *bencher) oneByOne(ctx context.Context, db database, c *client) (*harnes
 		}
 	}
 	s.Note("%d samples of each, in turns, over loopback. %s runs, %s owners, one of whom has %s of the checkpoints. %d CPUs.", b.samples,
-		humanize.Comma(int64(b.shape.runs)), humanize.Comma(int64(b.shape.owners)), humanize.Comma(int64(len(c.w.first))), runtime.NumCPU())
+		humanize.Comma(int64(b.shape.runs)), humanize.Comma(int64(b.shape.people)), humanize.Comma(int64(len(c.w.first))), runtime.NumCPU())
 	b.target(s, worst < maxPage, "with %s, a page up to offset %s takes %s in the median, of %s", db.name,
 		humanize.Comma(int64(min(deep, len(c.w.first)/2))), millis(worst), millis(maxPage))
 	return s, nil
@@ -255,6 +255,10 @@ func (b *bencher) crowd(ctx context.Context, db database, c *client) (*harness.S
 	)
 	began := time.Now()
 	until := began.Add(b.length)
+	cpu, err := harness.CPUTime(c.pid)
+	if err != nil {
+		return nil, err
+	}
 	for i := range b.clients {
 		wg.Go(func() {
 			mine := make([]timing, len(requests))
@@ -278,6 +282,10 @@ func (b *bencher) crowd(ctx context.Context, db database, c *client) (*harness.S
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	used, err := harness.CPUTime(c.pid)
+	if err != nil {
+		return nil, err
+	}
 	s := &harness.Section{
 		Name: db.name + "-crowd", Title: b.title(db, fmt.Sprintf("%d clients at once for %v", b.clients, b.length)),
 		Columns: []string{"", "requests", "median", "p99", "slowest"},
@@ -295,7 +303,8 @@ func (b *bencher) crowd(ctx context.Context, db database, c *client) (*harness.S
 		s.Row(t.Request, humanize.Comma(int64(len(t.Took))), millis(percentile(t.Took, 50)), millis(percentile(t.Took, 99)), millis(percentile(t.Took, 100)))
 	}
 	s.Data = timings
-	s.Note("%.0f requests a second; clients and server share %d CPUs.", float64(len(all))/length.Seconds(), runtime.NumCPU())
+	s.Note("%.0f requests a second, %s of the server's CPU time for one in the mean; clients and server share %d CPUs.",
+		float64(len(all))/length.Seconds(), millis((used-cpu)/time.Duration(max(len(all), 1))), runtime.NumCPU())
 	if failed != nil {
 		s.Note("The first errors: %v", errors.Join(failed[:min(3, len(failed))]...))
 	}

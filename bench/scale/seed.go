@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
@@ -19,11 +18,11 @@ import (
 )
 
 // shape is how many of everything there are.
-type shape struct{ checkpoints, runs, owners int }
+type shape struct{ checkpoints, runs, people int }
 
 func (s shape) check() error {
-	if s.owners < 2 || s.runs < 20*s.owners || s.checkpoints < 100*s.owners {
-		return errors.New("expected at least 2 -owners, 20 -runs and 100 -checkpoints for each")
+	if s.people <= large || s.runs < 20*s.people || s.checkpoints < 100*s.people {
+		return fmt.Errorf("expected more than %d -owners, and at least 20 -runs and 100 -checkpoints for each", large)
 	}
 	return nil
 }
@@ -61,18 +60,15 @@ func newWorld(s shape, now time.Time) (*world, []metastore.Session) {
 	random := rand.New(rand.NewPCG(1, 2))
 	w := &world{
 		shape: s, start: now.Add(-between * time.Duration(s.checkpoints)).Truncate(time.Second).UTC(),
-		owners: make([][]int32, s.owners), run: make([]int32, s.checkpoints),
+		owners: make([][]int32, s.people), run: make([]int32, s.checkpoints),
 	}
-	share := make([]float64, s.owners)
+	share := make([]float64, s.people)
 	var sum float64
-	for i := 1; i < s.owners; i++ {
+	for i := 1; i < s.people; i++ {
 		share[i] = 0.1 + random.ExpFloat64()
 		sum += share[i]
 	}
-	share[0] = sum * large / float64(s.owners-large) // of what is its own, too
-	if s.owners <= large {
-		share[0] = sum
-	}
+	share[0] = sum * large / float64(s.people-large)
 	sum += share[0]
 	pick := func() int {
 		x := random.Float64() * sum
@@ -86,7 +82,7 @@ func newWorld(s shape, now time.Time) (*world, []metastore.Session) {
 	var sessions []metastore.Session
 	for i := range s.runs {
 		owner := i // everybody has one
-		if i >= s.owners {
+		if i >= s.people {
 			owner = pick()
 		}
 		id := fmt.Sprintf("%08x-0000-4000-8000-%012x", i, i)
@@ -106,7 +102,7 @@ func newWorld(s shape, now time.Time) (*world, []metastore.Session) {
 			w.first = append(w.first, i)
 		}
 	}
-	for i := range s.owners {
+	for i := range s.people {
 		w.key = append(w.key, fmt.Sprintf("tml-bench-%d", i))
 	}
 	return w, sessions

@@ -229,6 +229,7 @@ func (s *store) Checkpoints(ctx context.Context, f CheckpointFilter, p Page) (pa
 		}
 		query, args := of.page(from, limit, skip)
 		page, err = list(ctx, q, query, args, scanCheckpoint)
+		slices.SortFunc(page, func(a, b Checkpoint) int { return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID)) })
 		return err
 	})
 	if err != nil {
@@ -237,7 +238,8 @@ func (s *store) Checkpoints(ctx context.Context, f CheckpointFilter, p Page) (pa
 	return page, n, nil
 }
 
-// page is the query for what comes after skip others from a place on. The
+// page is the query for what comes after skip others from a place on, in no
+// order: for so few rows a database takes longer to sort them than we do. The
 // inner query skips in the index alone.
 func (f CheckpointFilter) page(from place, limit, skip int) (query string, args []any) {
 	selected, args := f.selected()
@@ -245,8 +247,7 @@ func (f CheckpointFilter) page(from place, limit, skip int) (query string, args 
 		SELECT ` + checkpointColumns + ` FROM checkpoints JOIN (
 			SELECT id AS page_id FROM checkpoints WHERE ` + selected + ` AND (created_at, id) < (?, ?)
 			ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?
-		) page ON page_id = checkpoints.id
-		ORDER BY created_at DESC, checkpoints.id DESC`, append(args, from.at, from.id, limit, skip)
+		) page ON page_id = checkpoints.id`, append(args, from.at, from.id, limit, skip)
 }
 
 func runOwner(ctx context.Context, q queries, id string) (owner string, err error) {

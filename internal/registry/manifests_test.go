@@ -35,7 +35,7 @@ func TestFilesAreReadOnce(t *testing.T) {
 	ref := f.mustSave(alice, model, 1, SaveRequest{Kind: metastore.KindTraining, Name: "a"})
 	store.files.Store(0)
 
-	any := func(reads int64) metastore.Checkpoint {
+	found := func(reads int64) metastore.Checkpoint {
 		t.Helper()
 		var c metastore.Checkpoint
 		for range 3 {
@@ -56,19 +56,19 @@ func TestFilesAreReadOnce(t *testing.T) {
 		}
 		return c
 	}
-	before := any(1)
+	before := found(1)
 	// Made public: nothing about files.
 	if _, err := behind.SetPublic(ctx, before.ID, true); err != nil {
 		t.Fatal(err)
 	}
-	if !any(1).Public {
+	if !found(1).Public {
 		t.Error("the change is not seen")
 	}
 	// Replaced.
 	f.step(alice, model, 2)
 	f.mustSave(alice, model, 4, SaveRequest{Kind: metastore.KindTraining, Name: "a", Overwrite: true})
 	store.files.Store(1)
-	after := any(2)
+	after := found(2)
 	if ManifestDigest(after.Files) == ManifestDigest(before.Files) {
 		t.Error("a step has changed no file")
 	}
@@ -80,7 +80,7 @@ func TestFilesAreReadOnce(t *testing.T) {
 	if err := behind.CorrectSizes(ctx, after.ID, sizes); err != nil {
 		t.Fatal(err)
 	}
-	any(3)
+	found(3)
 	// Expired, brought back, deleted.
 	now := f.clock.now()
 	for _, at := range []*time.Time{&now, nil} {
@@ -91,7 +91,7 @@ func TestFilesAreReadOnce(t *testing.T) {
 			_, err := f.Any(ctx, ref)
 			wantCode(t, err, NotFound, ref.String())
 		} else {
-			any(3)
+			found(3)
 		}
 	}
 	if err := behind.DeleteCheckpoint(ctx, after.ID); err != nil {
