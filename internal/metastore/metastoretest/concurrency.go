@@ -1,6 +1,7 @@
 package metastoretest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -169,6 +170,58 @@ func testRaceForSecret(t *testing.T, f fixture) {
 	for _, s := range got {
 		same(t, "secret", s, got[0])
 	}
+}
+
+// testRaceOfFailures lets changes that fail at their very end, and such that
+// are given up, go on among others. Of those that fail nothing is to be seen,
+// and those that are done are.
+func testRaceOfFailures(t *testing.T, f fixture) {
+	f.spread()
+	f.must(f.PutResult(f.ctx, metastore.Result{RequestID: "taken", CreatedAt: t0}))
+	const workers, rounds = 16, 10
+	var done [workers][rounds]bool
+	crowd(workers, func(worker int) {
+		owner := []string{"alice", "bob"}[worker%2]
+		for round := range rounds {
+			c := checkpoint(training, fmt.Sprint(worker, "-", round), after(round))
+			c.RunID, c.Owner = fmt.Sprintf("%s%d:train:0", owner, round%3), owner
+			ctx, cancel := context.WithCancel(f.ctx)
+			res := &metastore.Result{RequestID: c.Name, CreatedAt: t0}
+			switch worker % 4 {
+			case 1:
+				res.RequestID = "taken"
+			case 2:
+				go cancel()
+			}
+			_, err := f.CommitCheckpoint(ctx, c, false, res)
+			switch {
+			case err == nil:
+				done[worker][round] = true
+			case worker%4 == 1 && errors.Is(err, metastore.ErrExists), worker%4 == 2 && errors.Is(err, context.Canceled):
+			default:
+				t.Errorf("worker %d: %v", worker, err)
+			}
+			cancel()
+		}
+	})
+	for worker := range done {
+		for round, ok := range done[worker] {
+			name := fmt.Sprint(worker, "-", round)
+			run := fmt.Sprintf("%s%d:train:0", []string{"alice", "bob"}[worker%2], round%3)
+			_, err := f.Checkpoint(f.ctx, run, training, name)
+			switch {
+			case ok && err != nil:
+				t.Errorf("%s is done, but: %v", name, err)
+			case worker%4 == 1 && !errors.Is(err, metastore.ErrNotFound):
+				t.Errorf("%s failed, but is there: %v", name, err)
+			}
+			// Both or neither.
+			if _, err2 := f.Result(f.ctx, name); worker%4 != 1 && (err == nil) != (err2 == nil) {
+				t.Errorf("%s: checkpoint %v, result %v", name, err, err2)
+			}
+		}
+	}
+	same(t, "counters that are wrong", len(value(f.Counters(f.ctx))(f)), 0)
 }
 
 // testRaceOfEverything lets everything that changes lists go on at once, over

@@ -82,6 +82,7 @@ func Run(t *testing.T, open func(t *testing.T) metastore.Store) {
 		{"RaceToReplace", testRaceToReplace},
 		{"RaceToFinish", testRaceToFinish},
 		{"RaceForSecret", testRaceForSecret},
+		{"RaceOfFailures", testRaceOfFailures},
 		{"RaceOfEverything", testRaceOfEverything},
 	}
 	for _, test := range tests {
