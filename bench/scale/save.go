@@ -154,10 +154,10 @@ func save(ctx context.Context, b *bencher) (_ []*harness.Section, err error) {
 	defer func() { err = errors.Join(err, t.svc.Close()) }()
 
 	var (
-		size           int64
-		saves, copies  []time.Duration
-		ratios         []float64
-		original, copy = filepath.Join(b.dir, "original"), filepath.Join(b.dir, "copy")
+		size             int64
+		saves, copies    []time.Duration
+		ratios           []float64
+		original, copied = filepath.Join(b.dir, "original"), filepath.Join(b.dir, "copy")
 	)
 	for round := range saveRounds + 1 { // one warms up
 		if err := t.step(ctx); err != nil {
@@ -174,14 +174,14 @@ func save(ctx context.Context, b *bencher) (_ []*harness.Section, err error) {
 			}
 		}
 		syscall.Sync()
-		copied, err := copyAndSync(ctx, original, copy)
+		copying, err := copyAndSync(ctx, original, copied)
 		if err != nil {
 			return nil, err
 		}
-		b.say("saved in %v, copied in %v", took.Round(time.Millisecond), copied.Round(time.Millisecond))
+		b.say("saved in %v, copied in %v", took.Round(time.Millisecond), copying.Round(time.Millisecond))
 		if round > 0 {
-			saves, copies = append(saves, took), append(copies, copied)
-			ratios = append(ratios, float64(copied)/float64(took))
+			saves, copies = append(saves, took), append(copies, copying)
+			ratios = append(ratios, float64(copying)/float64(took))
 		}
 	}
 	s := &harness.Section{

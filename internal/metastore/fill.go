@@ -27,7 +27,10 @@ func Fill(ctx context.Context, s Store, sessions []Session, runs []Run, checkpoi
 		if err := st.set(ctx, "cache_size = -400000", "temp_store = MEMORY", "synchronous = OFF"); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, st.set(context.WithoutCancel(ctx), "cache_size = -16384", "temp_store = DEFAULT", "synchronous = FULL", "wal_checkpoint(TRUNCATE)")) }()
+		defer func() {
+			err = errors.Join(err, st.set(context.WithoutCancel(ctx),
+				"cache_size = -16384", "temp_store = DEFAULT", "synchronous = FULL", "wal_checkpoint(TRUNCATE)"))
+		}()
 	}
 	if err := f.sessions(ctx, sessions); err != nil {
 		return err

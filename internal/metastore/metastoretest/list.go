@@ -186,6 +186,85 @@ func testCheckpointPaging(t *testing.T, f fixture) {
 	same(t, "first of the second page", second[0].ID, first[9].ID)
 }
 
+// testCheckpointPagingMeanwhile walks through a list by offset, as clients do,
+// while others change it. Every page is one of a list that there was: whole, in
+// order, with the total that goes with it. What is new comes in front, so that
+// as long as nothing vanishes a walk meets everything that it began with.
+func testCheckpointPagingMeanwhile(t *testing.T, f fixture) {
+	run := f.alice()
+	const n, more, size = 90, 40, 7
+	var there []metastore.Checkpoint
+	for i := range n {
+		there = append(there, f.commit(checkpoint(training, fmt.Sprint(i), after(i))))
+	}
+	walk := func() map[string]bool {
+		met := map[string]bool{}
+		for offset := 0; ; offset += size {
+			page, total, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Now: t0}, metastore.Page{Limit: size, Offset: offset})
+			f.must(err)
+			if want := min(size, max(total-offset, 0)); len(page) != want {
+				t.Fatalf("%d are on the page from %d of %d, want %d", len(page), offset, total, want)
+			}
+			if !slices.IsSortedFunc(page, func(a, b metastore.Checkpoint) int {
+				return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+			}) {
+				t.Fatalf("the page from %d is not in order: %s", offset, names(page))
+			}
+			for _, c := range page {
+				met[c.Name] = true
+			}
+			if len(page) == 0 {
+				return met
+			}
+		}
+	}
+	other := f.reopen()
+	meanwhile := func(change func() error) (end func()) {
+		done := make(chan error, 1)
+		go func() { done <- change() }()
+		return func() {
+			t.Helper()
+			f.must(<-done)
+		}
+	}
+	end := meanwhile(func() error {
+		for i := range more {
+			if _, err := other.CommitCheckpoint(f.ctx, checkpoint(training, fmt.Sprint("new", i), after(n+i)), false, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range 5 {
+		met := walk()
+		for _, c := range there {
+			if !met[c.Name] {
+				t.Errorf("%s was there all the time, but a walk has not met it", c.Name)
+			}
+		}
+	}
+	end()
+	end = meanwhile(func() error {
+		for i, c := range there {
+			err := other.DeleteCheckpoint(f.ctx, c.ID)
+			if i%3 == 0 && err == nil {
+				again := checkpoint(sampler, c.Name, c.CreatedAt)
+				again.RunID = run
+				_, err = other.CommitCheckpoint(f.ctx, again, false, nil)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range 5 {
+		walk()
+	}
+	end()
+	same(t, "left", len(walk()), more+n/3)
+}
+
 // testCheckpointListsModel compares lists with the obvious way of making them,
 // through a few hundred changes of every sort.
 func testCheckpointListsModel(t *testing.T, f fixture) {
