@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -96,8 +97,8 @@ func newWorld(s shape, now time.Time) (*world, []metastore.Session) {
 	for i := range w.run {
 		owner := pick()
 		all := w.owners[owner]
-		at := random.Float64() // to the square: the owner's older runs have more
-		w.run[i] = all[int(at*at*float64(len(all)))]
+		at := math.Pow(random.Float64(), 1.25) // the owner's older runs have more
+		w.run[i] = all[int(at*float64(len(all)))]
 		if owner == 0 {
 			w.first = append(w.first, i)
 		}

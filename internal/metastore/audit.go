@@ -258,7 +258,7 @@ func (s *store) ForgetUploads(ctx context.Context, d blobstore.Digest) (int, err
 }
 
 const (
-	// plainColumns are checkpointColumns where there is one table only.
+	// plainColumns are all of a checkpoint's.
 	plainColumns = `id, run_id, kind, name, owner, listed, public, size_bytes, created_at, expires_at,
 		user_metadata, base_model, lora_rank, train_attn, train_mlp, train_unembed, has_optimizer`
 	fileColumns = `checkpoint_id, position, name, size, digest`
@@ -300,7 +300,7 @@ func (s *store) Quarantined(ctx context.Context) (all []Quarantined, err error) 
 
 func quarantined(ctx context.Context, q queries, where string, args ...any) ([]Quarantined, error) {
 	all, err := list(ctx, q, `
-		SELECT `+plainColumns+`, CASE WHEN EXISTS (SELECT 1 FROM runs WHERE runs.id = run_id) THEN 0 ELSE 1 END, quarantined_at, reason
+		SELECT id, `+columnsButID+`, CASE WHEN EXISTS (SELECT 1 FROM runs WHERE runs.id = run_id) THEN 0 ELSE 1 END, quarantined_at, reason
 		FROM quarantined_checkpoints `+where+` ORDER BY id`, args, func(row scanner) (z Quarantined, err error) {
 		var missing, at int64
 		z.Checkpoint, err = scanCheckpoint(withColumns{row, []any{&missing, &at, &z.Reason}})

@@ -12,26 +12,31 @@ import (
 	"github.com/tinkex/tinkex/internal/blobstore"
 )
 
-const checkpointColumns = `checkpoints.id, run_id, kind, name, owner, listed, public, size_bytes, created_at, expires_at,
-	user_metadata, base_model, lora_rank, train_attn, train_mlp, train_unembed, has_optimizer`
+// What scanCheckpoint reads. The flags come as one number: lists are long, and
+// what a row costs is its columns.
+const (
+	checkpointColumns = `checkpoints.id, ` + columnsButID
+	columnsButID      = `run_id, kind, name, owner, size_bytes, created_at, expires_at, user_metadata, base_model, lora_rank,
+		listed + 2 * public + 4 * train_attn + 8 * train_mlp + 16 * train_unembed + 32 * has_optimizer`
+)
 
 func scanCheckpoint(row scanner) (Checkpoint, error) {
 	var (
-		c                       Checkpoint
-		listed, public          int64
-		created                 int64
-		expires                 *int64
-		metadata                *string
-		attn, mlp, unembed, opt int64
+		c                    Checkpoint
+		kind                 string // not a Kind: database/sql converts other types than its own slowly
+		created, rank, flags int64
+		expires              *int64
+		metadata             *string
 	)
-	err := row.Scan(&c.ID, &c.RunID, &c.Kind, &c.Name, &c.Owner, &listed, &public, &c.SizeBytes, &created, &expires,
-		&metadata, &c.LoRA.BaseModel, &c.LoRA.Rank, &attn, &mlp, &unembed, &opt)
+	err := row.Scan(&c.ID, &c.RunID, &kind, &c.Name, &c.Owner, &c.SizeBytes, &created, &expires,
+		&metadata, &c.LoRA.BaseModel, &rank, &flags)
 	if err != nil {
 		return Checkpoint{}, err
 	}
-	c.Listed, c.Public, c.HasOptimizer = listed != 0, public != 0, opt != 0
+	c.Kind, c.LoRA.Rank = Kind(kind), int(rank)
+	c.Listed, c.Public, c.HasOptimizer = flags&1 != 0, flags&2 != 0, flags&32 != 0
 	c.CreatedAt, c.ExpiresAt = moment(created), momentOrNil(expires)
-	c.LoRA.TrainAttn, c.LoRA.TrainMLP, c.LoRA.TrainUnembed = attn != 0, mlp != 0, unembed != 0
+	c.LoRA.TrainAttn, c.LoRA.TrainMLP, c.LoRA.TrainUnembed = flags&4 != 0, flags&8 != 0, flags&16 != 0
 	if err := fromJSON(metadata, &c.UserMetadata); err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint %s: user metadata: %w", c.id(), err)
 	}
