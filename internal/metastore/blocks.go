@@ -228,7 +228,12 @@ func (s *store) Checkpoints(ctx context.Context, f CheckpointFilter, p Page) (pa
 			return nil
 		}
 		query, args := of.page(from, limit, skip)
-		page, err = list(ctx, q, query, args, scanCheckpoint)
+		page = make([]Checkpoint, 0, min(limit, n-offset))
+		err = q.each(ctx, query, args, func(row scanner) error {
+			c, err := scanCheckpoint(row)
+			page = append(page, c)
+			return err
+		})
 		slices.SortFunc(page, func(a, b Checkpoint) int { return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID)) })
 		return err
 	})
