@@ -75,7 +75,7 @@ type filler struct {
 // rows inserts rows of as many columns as there are arguments for each.
 func rows(ctx context.Context, q queries, into string, columns int, args []any) error {
 	row := "(" + repeat("?", columns) + ")"
-	for chunk := range slices.Chunk(args, columns*many) {
+	for chunk := range slices.Chunk(args, max(columns, 1)*many) {
 		if _, err := q.exec(ctx, `INSERT INTO `+into+` VALUES `+repeat(row, len(chunk)/columns), chunk...); err != nil {
 			return err
 		}
@@ -109,16 +109,19 @@ func (f *filler) runs(ctx context.Context, sessions []Session, runs []Run) error
 		projects[s.ID] = s.ProjectID
 	}
 	type key struct{ owner, project string }
-	var args []any
+	var (
+		args    []any
+		columns int
+	)
 	owned := make(map[key]int64)
 	for _, r := range runs {
 		if r.UserMetadata != nil {
 			return fmt.Errorf("fill: run %s has more than can be filled in", r.ID)
 		}
 		project := projects[r.SessionID]
-		args = append(args, project, r.ID, textOrNull(r.SessionID), r.Seq, r.Owner, r.LoRA.BaseModel, r.LoRA.Rank,
-			flag(r.LoRA.TrainAttn), flag(r.LoRA.TrainMLP), flag(r.LoRA.TrainUnembed),
-			r.Seed, nil, r.ResumedFrom, r.RequestHash, micros(r.CreatedAt), micros(r.LastRequestAt), string(r.State), flag(r.Unsaved))
+		values := runValues(project, r, nil)
+		columns = len(values)
+		args = append(args, values...)
 		owned[key{r.Owner, ""}]++
 		if project != "" {
 			owned[key{r.Owner, project}]++
@@ -130,7 +133,7 @@ func (f *filler) runs(ctx context.Context, sessions []Session, runs []Run) error
 				return err
 			}
 		}
-		return rows(ctx, q, `runs (project_id, `+runColumns+`)`, 18, args)
+		return rows(ctx, q, `runs (project_id, `+runColumns+`)`, columns, args)
 	})
 }
 

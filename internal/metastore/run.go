@@ -51,14 +51,8 @@ func createRun(ctx context.Context, q queries, r Run) error {
 	if err != nil {
 		return err
 	}
-	n, err := q.exec(ctx, `
-		INSERT INTO runs (project_id, `+runColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO NOTHING`,
-		project, r.ID, textOrNull(r.SessionID), r.Seq, r.Owner, r.LoRA.BaseModel, r.LoRA.Rank,
-		flag(r.LoRA.TrainAttn), flag(r.LoRA.TrainMLP), flag(r.LoRA.TrainUnembed),
-		r.Seed, metadata, r.ResumedFrom, r.RequestHash, micros(r.CreatedAt), micros(r.LastRequestAt),
-		string(r.State), flag(r.Unsaved), r.Server)
+	values := runValues(project, r, metadata)
+	n, err := q.exec(ctx, `INSERT INTO runs (project_id, `+runColumns+`) VALUES (`+repeat("?", len(values))+`) ON CONFLICT DO NOTHING`, values...)
 	if err != nil {
 		return err
 	}
@@ -69,6 +63,16 @@ func createRun(ctx context.Context, q queries, r Run) error {
 		return err
 	}
 	return countRuns(ctx, q, r.Owner, project, 1)
+}
+
+// runValues are those of project_id and runColumns.
+func runValues(project string, r Run, metadata any) []any {
+	return []any{
+		project, r.ID, textOrNull(r.SessionID), r.Seq, r.Owner, r.LoRA.BaseModel, r.LoRA.Rank,
+		flag(r.LoRA.TrainAttn), flag(r.LoRA.TrainMLP), flag(r.LoRA.TrainUnembed),
+		r.Seed, metadata, r.ResumedFrom, r.RequestHash, micros(r.CreatedAt), micros(r.LastRequestAt),
+		string(r.State), flag(r.Unsaved), r.Server,
+	}
 }
 
 // lockSession returns the project of the session a new run or sampler is to
