@@ -446,3 +446,15 @@ func (m *meta) DeleteRetired(ctx context.Context, r metastore.Retention, ids []i
 	defer op.end(&err)
 	return m.Store.DeleteRetired(ctx, r, ids, public)
 }
+
+func (m *meta) CheckpointInfo(ctx context.Context, runID string, kind metastore.Kind, name string) (_ metastore.Checkpoint, err error) {
+	ctx, op := m.begin(ctx, "CheckpointInfo")
+	defer op.end(&err)
+	return m.Store.CheckpointInfo(ctx, runID, kind, name)
+}
+
+func (m *meta) RunInfo(ctx context.Context, id string, now time.Time) (_ metastore.Run, _ map[metastore.Kind]metastore.Checkpoint, err error) {
+	ctx, op := m.begin(ctx, "RunInfo")
+	defer op.end(&err)
+	return m.Store.RunInfo(ctx, id, now)
+}
