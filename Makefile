@@ -6,3 +6,11 @@
 .PHONY: scale
 scale:
 	go run ./bench/scale $(SCALE_FLAGS)
+
+# crash kills servers at random instants, until each pair of stores has had
+# this many, and prints what it did. TINKEX_CRASH_SEED=N repeats a run.
+CRASHES ?= 200
+
+.PHONY: crash
+crash:
+	TINKEX_TEST_S3=1 TINKEX_CRASHES=$(CRASHES) go test ./conformance/crash -run '^TestKills$$' -count=1 -timeout 3h -v
