@@ -310,7 +310,7 @@ func (p *place) onDisk(t *testing.T) (blobs map[string]int64, superseded int) {
 		if p.app != "" {
 			digest = filepath.Base(filepath.Dir(path))
 		}
-		if _, err := blobstore.ParseDigest(digest); err != nil {
+		if _, invalid := blobstore.ParseDigest(digest); invalid != nil {
 			t.Errorf("%s lies among the blobs", path)
 			return nil
 		}

@@ -164,7 +164,7 @@ func (l *ledger) compare(t *testing.T, rest *tinkex.RestClient, who string, samp
 		listed[k.TinkerPath] = k
 	}
 	after := time.Now()
-	l.created(t, ctx, rest, who, listed, &v)
+	l.created(t, who, listed, &v)
 
 	l.expired = nil
 	for id, e := range l.entries {
@@ -250,7 +250,7 @@ func (v *verdict) count(happened bool) {
 
 // created resolves a creation in doubt: what it made is listed under a run that
 // nobody knew.
-func (l *ledger) created(t *testing.T, ctx context.Context, rest *tinkex.RestClient, who string, listed map[string]tinkex.Checkpoint, v *verdict) {
+func (l *ledger) created(t *testing.T, who string, listed map[string]tinkex.Checkpoint, v *verdict) {
 	t.Helper()
 	c := l.doubt
 	if c == nil {
