@@ -21,6 +21,8 @@ import (
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
+
+	"github.com/tinkex/tinkex/internal/outage"
 )
 
 // The layout of a bucket store, below the prefix that its URL names:
@@ -38,10 +40,11 @@ const (
 // and stallTime for the next of the bytes of something that does. The clients
 // underneath repeat what failed for a transient reason meanwhile, a few times.
 const (
-	answerTime = 20 * time.Second
+	answerTime = outage.AnswerTime
 	stallTime  = 45 * time.Second
-	// copyTime is for the store's own copying, of at most some gigabytes.
-	copyTime = 3 * time.Minute
+	// copyRate is what the store's own copying reaches at least, in bytes per
+	// second.
+	copyRate = 30 << 20
 )
 
 // supersededAfter is how long a commit must have been over before what it
@@ -151,25 +154,49 @@ func (s *bucket) usable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// slowError is why a call was given up.
-type slowError struct{ after time.Duration }
-
-func (e *slowError) Error() string { return fmt.Sprintf("the store did not answer within %v", e.after) }
-
-// Timeout makes it known as one.
-func (e *slowError) Timeout() bool { return true }
-
 // within bounds a call.
 func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d, &slowError{d})
+	return context.WithTimeoutCause(ctx, d, &outage.Slow{After: d})
 }
 
-// explain says what was being done where when err happened under ctx.
+// explain says what was being done where when err happened under ctx. Whatever
+// it is that a store cannot do, short of not having something, it may be able to
+// later.
 func (s *bucket) explain(ctx context.Context, err error, format string, args ...any) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	return fmt.Errorf("%s in %s: %w", fmt.Sprintf(format, args...), s.where, err)
+	reason := unavailable(err)
+	err = fmt.Errorf("%s in %s: %w", fmt.Sprintf(format, args...), s.where, err)
+	if reason != "" {
+		return &outage.Error{Store: storeName, Reason: reason, Err: err}
+	}
+	return err
+}
+
+// storeName is what blob stores are called where their place is nobody's
+// business.
+const storeName = "blob store"
+
+// unavailable says why a bucket does not do what it was asked to, or returns ""
+// if that is not for its own sake.
+func unavailable(err error) string {
+	var (
+		slow   *outage.Slow
+		status interface{ HTTPStatusCode() int }
+	)
+	switch {
+	case errors.As(err, &slow):
+		return fmt.Sprintf("did not answer within %v", slow.After)
+	case absent(err), conflict(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return ""
+	case errors.As(err, &status) && status.HTTPStatusCode() >= http.StatusInternalServerError,
+		errors.As(err, &status) && status.HTTPStatusCode() == http.StatusTooManyRequests:
+		return fmt.Sprintf("answers %d", status.HTTPStatusCode())
+	case gcerrors.Code(err) == gcerrors.PermissionDenied:
+		return "refuses the server's credentials"
+	}
+	return "cannot be reached"
 }
 
 func absent(err error) bool { return gcerrors.Code(err) == gcerrors.NotFound }
@@ -253,7 +280,7 @@ func (s *bucket) Create(ctx context.Context) (Writer, error) {
 	}
 	f, err := os.CreateTemp("", "tinkex-blob-*")
 	if err != nil {
-		return nil, fmt.Errorf("stage blob: %w", err)
+		return nil, staging(err)
 	}
 	// Where a file in use can lose its name, the system takes care of what a
 	// dead process leaves. Elsewhere it loses it when we are done.
@@ -278,7 +305,7 @@ func (w *bucketWriter) Write(p []byte) (int, error) {
 	w.hash.Write(p[:n])
 	w.size += int64(n)
 	if err != nil {
-		w.err = fmt.Errorf("stage blob: %w", err)
+		w.err = staging(err)
 	}
 	return n, w.err
 }
@@ -392,7 +419,7 @@ func (s *bucket) recommit(ctx context.Context, d Digest, size int64) (done bool,
 		if o.size != size {
 			continue // damaged
 		}
-		if err := s.copy(ctx, newKey(d), o.key); err == nil {
+		if err := s.copy(ctx, newKey(d), o); err == nil {
 			return true, nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -402,10 +429,10 @@ func (s *bucket) recommit(ctx context.Context, d Digest, size int64) (done bool,
 	return false, nil
 }
 
-func (s *bucket) copy(ctx context.Context, to, from string) error {
-	ctx, cancel := within(ctx, copyTime)
+func (s *bucket) copy(ctx context.Context, to string, from object) error {
+	ctx, cancel := within(ctx, s.answer+time.Duration(from.size/copyRate)*time.Second)
 	defer cancel()
-	return s.b.Copy(ctx, to, from, nil)
+	return s.b.Copy(ctx, to, from.key, nil)
 }
 
 func (s *bucket) upload(ctx context.Context, key string, f *os.File, size int64) error {
@@ -573,7 +600,7 @@ func (s *bucket) quarantine(ctx context.Context, seen Info) (string, error) {
 		return asidePrefix + d.String() + "/" + strings.TrimPrefix(o.key, blobPrefix(d))
 	}
 	for _, o := range all {
-		if err := s.copy(ctx, aside(o), o.key); err != nil {
+		if err := s.copy(ctx, aside(o), o); err != nil {
 			return "", s.explain(ctx, err, "copy")
 		}
 	}

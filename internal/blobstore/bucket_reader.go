@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"gocloud.dev/blob"
+
+	"github.com/tinkex/tinkex/internal/outage"
 )
 
 // readAttempts is how often in a row reading may fail without a byte in
@@ -158,7 +160,7 @@ type guard struct {
 
 func guarded(ctx context.Context, limit time.Duration) (context.Context, *guard) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	return ctx, &guard{limit, cancel, time.AfterFunc(limit, func() { cancel(&slowError{limit}) })}
+	return ctx, &guard{limit, cancel, time.AfterFunc(limit, func() { cancel(&outage.Slow{After: limit}) })}
 }
 
 // pause is for while nothing is expected of the store.

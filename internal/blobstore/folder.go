@@ -227,7 +227,7 @@ func (s *folder) usable(ctx context.Context) error {
 // gone (a volume not mounted, a directory removed) the blob is not known to be
 // absent, and saying ErrNotFound would have its checkpoints taken for damaged.
 func (s *folder) absent(op string, d Digest) error {
-	if _, err := os.Stat(s.blobs); err != nil {
+	if err := s.gone(); err != nil {
 		return fmt.Errorf("%s blob %s: %w", op, d, err)
 	}
 	return fmt.Errorf("%s blob %s: %w", op, d, ErrNotFound)
@@ -247,7 +247,10 @@ func (s *folder) Create(ctx context.Context) (Writer, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("stage blob: %w", err)
+		if gone := s.gone(); gone != nil {
+			err = gone
+		}
+		return nil, staging(err)
 	}
 	return &folderWriter{store: s, f: f, hash: sha256.New()}, nil
 }
@@ -300,7 +303,7 @@ func (w *folderWriter) Write(p []byte) (int, error) {
 func (w *folderWriter) flush() error {
 	if w.large == nil && w.size >= cachedBytes && len(w.pending) == cap(w.pending) {
 		if w.large, w.err = durable.NewAppender(w.f, w.size); w.err != nil {
-			w.err = fmt.Errorf("stage blob: %w", w.err)
+			w.err = staging(w.err)
 			return w.err
 		}
 	}
@@ -315,7 +318,7 @@ func (w *folderWriter) flush() error {
 	w.size += int64(n)
 	w.pending = w.pending[:0]
 	if err != nil {
-		w.err = fmt.Errorf("stage blob: %w", err)
+		w.err = staging(err)
 	}
 	return w.err
 }
@@ -338,7 +341,7 @@ func (w *folderWriter) Commit(ctx context.Context) (Info, error) {
 	d := Digest(w.hash.Sum(nil))
 	info, err := w.commit(ctx, d)
 	if err != nil {
-		return Info{}, fmt.Errorf("commit blob %s: %w", d, err)
+		return Info{}, onDisk(fmt.Errorf("commit blob %s: %w", d, err))
 	}
 	return info, nil
 }
@@ -466,7 +469,7 @@ func (s *folder) OpenRange(ctx context.Context, d Digest, offset, length int64) 
 		return nil, s.absent("read", d)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read blob %s: %w", d, err)
+		return nil, onDisk(fmt.Errorf("read blob %s: %w", d, err))
 	}
 	r, err := newFileRange(ctx, f, d, offset, length)
 	if err != nil {
@@ -501,14 +504,14 @@ func (s *folder) All(ctx context.Context) iter.Seq2[Info, error] {
 			yield(Info{}, err)
 			return
 		}
-		if _, err := os.Stat(s.blobs); err != nil {
+		if err := s.gone(); err != nil {
 			yield(Info{}, fmt.Errorf("list blobs: %w", err))
 			return
 		}
 		for shard := range 256 {
 			more, err := s.allOf(ctx, byte(shard), yield)
 			if err != nil {
-				yield(Info{}, fmt.Errorf("list blobs: %w", err))
+				yield(Info{}, onDisk(fmt.Errorf("list blobs: %w", err)))
 				return
 			}
 			if !more {
@@ -576,7 +579,7 @@ func (s *folder) Delete(ctx context.Context, d Digest, before time.Time) (bool, 
 	}
 	deleted, err := s.delete(ctx, d, before)
 	if err != nil {
-		return false, fmt.Errorf("delete blob %s: %w", d, err)
+		return false, onDisk(fmt.Errorf("delete blob %s: %w", d, err))
 	}
 	return deleted, nil
 }
@@ -590,8 +593,7 @@ func (s *folder) delete(ctx context.Context, d Digest, before time.Time) (bool, 
 	path := s.path(d)
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err := os.Stat(s.blobs)
-		return false, err
+		return false, s.gone()
 	}
 	if err != nil {
 		return false, err
@@ -616,9 +618,9 @@ func (s *folder) Check(ctx context.Context) error {
 		return err
 	}
 	if err := w.(*folderWriter).f.Sync(); err != nil {
-		return fmt.Errorf("stage blob: %w", err)
+		return staging(err)
 	}
-	if _, err := os.Stat(s.blobs); err != nil {
+	if err := s.gone(); err != nil {
 		return fmt.Errorf("blob store in %q: %w", s.dir, err)
 	}
 	return w.Abort()

@@ -188,6 +188,7 @@ func (s *store) References(ctx context.Context, d blobstore.Digest, after int64,
 }
 
 func (s *store) OrphanFiles(ctx context.Context, remove bool) (int, error) {
+	ctx = unhurried(ctx)
 	const orphaned = ` FROM checkpoint_files WHERE NOT EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.id = checkpoint_id)`
 	var n int64
 	if !remove {
@@ -230,6 +231,7 @@ func lockCheckpoint(ctx context.Context, q queries, id int64) error {
 }
 
 func (s *store) Uploads(ctx context.Context) ([]Upload, error) {
+	ctx = unhurried(ctx)
 	all, err := list(ctx, s.query(), `SELECT owner, digest, size, created_at FROM uploads`, nil, func(row scanner) (u Upload, err error) {
 		var (
 			digest []byte
@@ -288,6 +290,7 @@ func (s *store) Quarantine(ctx context.Context, id int64, at time.Time, reason s
 }
 
 func (s *store) Quarantined(ctx context.Context) (all []Quarantined, err error) {
+	ctx = unhurried(ctx)
 	err = s.read(ctx, func(q queries) error {
 		all, err = quarantined(ctx, q, ``)
 		return err
@@ -361,6 +364,7 @@ type block struct {
 var kindIndex = map[Kind]int{KindTraining: 0, KindSampler: 1, KindExternal: 2}
 
 func (s *store) Counters(ctx context.Context) (wrong []Counter, err error) {
+	ctx = unhurried(ctx)
 	err = s.read(ctx, func(q queries) error {
 		wrong = nil
 		for _, l := range []checkpointList{ownerList(""), runList("")} {
@@ -499,6 +503,7 @@ func wrongTotals(ctx context.Context, q queries) ([]Counter, error) {
 }
 
 func (s *store) Recount(ctx context.Context, c Counter) error {
+	ctx = unhurried(ctx)
 	return s.write(ctx, func(q queries) error {
 		if !c.blocks {
 			return recountTotal(ctx, q, c)

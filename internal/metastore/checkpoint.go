@@ -380,6 +380,7 @@ func (s *store) NextExpiry(ctx context.Context) (at time.Time, ok bool, err erro
 }
 
 func (s *store) Referenced(ctx context.Context) (map[blobstore.Digest]struct{}, error) {
+	ctx = unhurried(ctx)
 	all := make(map[blobstore.Digest]struct{})
 	err := s.query().each(ctx, `
 		SELECT digest FROM checkpoint_files UNION ALL SELECT digest FROM quarantined_files UNION ALL SELECT digest FROM uploads`, nil, func(row scanner) error {

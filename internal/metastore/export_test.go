@@ -15,7 +15,7 @@ func SetBlockSize(s Store, n int64) { s.(*store).blockSize = n }
 // SetSchemaVersion pretends that a later program has migrated the database.
 func SetSchemaVersion(ctx context.Context, s Store, version int64) error {
 	st := s.(*store)
-	_, err := queries{st.w, st.dialect}.exec(ctx,
+	_, err := queries{executor: st.w, dialect: st.dialect}.exec(ctx,
 		`INSERT INTO `+versionTable+` (version_id, is_applied) VALUES (?, TRUE)`, version)
 	return err
 }
@@ -197,7 +197,7 @@ func Exec(ctx context.Context, s Store, statements ...string) error {
 	if st.dialect.name == "sqlite" {
 		statements = append(append([]string{`PRAGMA foreign_keys = 0`}, statements...), `PRAGMA foreign_keys = 1`)
 	}
-	q := queries{st.w, st.dialect}
+	q := queries{executor: st.w, dialect: st.dialect}
 	for _, statement := range statements {
 		if _, err := q.exec(ctx, statement); err != nil {
 			return err

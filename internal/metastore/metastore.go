@@ -270,7 +270,8 @@ type Store interface {
 	// Runs lists an owner's runs, of one project unless projectID is empty.
 	Runs(ctx context.Context, owner, projectID string, p Page) ([]Run, int, error)
 	SessionRuns(ctx context.Context, sessionID string) ([]Run, error)
-	// TouchRun records activity and whether there are unsaved steps.
+	// TouchRun records activity and, with unsaved, that there are unsaved
+	// steps. Only a training checkpoint takes that back.
 	TouchRun(ctx context.Context, id string, at time.Time, unsaved bool) error
 	// MoveRun changes where a run is, if it is where the caller takes it to be;
 	// else, or if there is no such run, it reports false. To become live it

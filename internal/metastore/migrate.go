@@ -79,7 +79,7 @@ func (s *store) apply(ctx context.Context, with goose.Dialect, dir fs.FS) error 
 
 // version is that of the database's schema, 0 if it has none yet.
 func (s *store) version(ctx context.Context) (v int64, err error) {
-	return schemaVersion(ctx, queries{s.w, s.dialect})
+	return schemaVersion(ctx, queries{executor: s.w, dialect: s.dialect, answer: s.answer})
 }
 
 func schemaVersion(ctx context.Context, q queries) (v int64, err error) {

@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
+
+	"github.com/tinkex/tinkex/internal/outage"
 )
 
 // connections is how many connections a server has to PostgreSQL at most.
@@ -75,6 +77,7 @@ func connectPostgres(dsn string) (*store, error) {
 		w:         db,
 		r:         db,
 		blockSize: blockSize,
+		answer:    outage.AnswerTime,
 		check:     func() error { return nil },
 	}, nil
 }

@@ -42,6 +42,7 @@ func (s *store) Result(ctx context.Context, requestID string) (Result, error) {
 }
 
 func (s *store) DeleteResults(ctx context.Context, before time.Time) (int, error) {
+	ctx = unhurried(ctx)
 	var n int64
 	err := s.write(ctx, func(q queries) (err error) {
 		n, err = q.exec(ctx, `DELETE FROM results WHERE created_at < ?`, micros(before))

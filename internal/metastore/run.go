@@ -153,7 +153,7 @@ func (s *store) TouchRun(ctx context.Context, id string, at time.Time, unsaved b
 		n, err := q.exec(ctx, `
 			UPDATE runs SET
 				last_request_at = CASE WHEN last_request_at < ? THEN ? ELSE last_request_at END,
-				unsaved = ?
+				unsaved = CASE WHEN ? = 1 THEN 1 ELSE unsaved END
 			WHERE id = ?`,
 			micros(at), micros(at), flag(unsaved), id)
 		return changed(n, err, "run", id)

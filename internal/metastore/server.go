@@ -59,6 +59,7 @@ func (s *store) Servers(ctx context.Context) ([]Server, error) {
 }
 
 func (s *store) EndLostRuns(ctx context.Context) (corrupted int, err error) {
+	ctx = unhurried(ctx)
 	err = s.write(ctx, func(q queries) error {
 		if _, err := q.exec(ctx, `DELETE FROM servers WHERE expires_at <= `+q.dialect.now); err != nil {
 			return err

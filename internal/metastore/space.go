@@ -51,6 +51,7 @@ type SpaceUsage struct {
 }
 
 func (s *store) SpaceUsage(ctx context.Context, sq SpaceQuery, p Page) (u SpaceUsage, err error) {
+	ctx = unhurried(ctx)
 	column, ok := map[SpaceBy]string{ByOwner: "owner", ByRun: "run_id", ByKind: "kind"}[sq.By]
 	if !ok {
 		return SpaceUsage{}, fmt.Errorf("usage by %q: expected owner, run or kind", sq.By)

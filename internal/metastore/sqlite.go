@@ -13,6 +13,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite" // also the driver
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/tinkex/tinkex/internal/outage"
 )
 
 // readers is how many connections read a SQLite database at the same time.
@@ -63,6 +65,7 @@ func newSQLite(path string) *store {
 		},
 		where:     path,
 		blockSize: blockSize,
+		answer:    outage.AnswerTime,
 		check:     func() error { return nil },
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tinkex/tinkex/internal/outage"
 )
 
 // store is the one implementation of Store. The databases differ only in
@@ -21,6 +23,7 @@ type store struct {
 	group   *group  // through which transactions are written; nil if each is by itself
 	// blockSize is the number of checkpoints up to which a block may grow.
 	blockSize int64
+	answer    time.Duration // outage.AnswerTime, except in tests
 	// check looks after what only one of the databases has to worry about.
 	check func() error
 }
@@ -65,38 +68,57 @@ type executor interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// queries runs the portable spelling of queries.
+// queries runs the portable spelling of queries, each within a time.
 type queries struct {
 	executor
-	dialect dialect
+	dialect  dialect
+	answer   time.Duration
+	deadline time.Time // of the transaction, if it is one
 }
 
 // exec returns how many rows the statement changed.
 func (q queries) exec(ctx context.Context, query string, args ...any) (int64, error) {
+	ctx, cancel := within(ctx, q.answer, q.deadline)
+	defer cancel()
 	res, err := q.ExecContext(ctx, q.dialect.rebind(query), args...)
 	if err != nil {
-		return 0, err
+		return 0, cause(ctx, err)
 	}
 	return res.RowsAffected()
 }
 
+// row must be scanned.
 func (q queries) row(ctx context.Context, query string, args ...any) scanner {
-	return q.QueryRowContext(ctx, q.dialect.rebind(query), args...)
+	ctx, cancel := within(ctx, q.answer, q.deadline)
+	return boundRow{q.QueryRowContext(ctx, q.dialect.rebind(query), args...), ctx, cancel}
+}
+
+type boundRow struct {
+	*sql.Row
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (r boundRow) Scan(dest ...any) error {
+	defer r.cancel()
+	return cause(r.ctx, r.Row.Scan(dest...))
 }
 
 // each calls scan for every row. The rows are closed when it returns.
 func (q queries) each(ctx context.Context, query string, args []any, scan func(scanner) error) error {
+	ctx, cancel := within(ctx, q.answer, q.deadline)
+	defer cancel()
 	rows, err := q.QueryContext(ctx, q.dialect.rebind(query), args...)
 	if err != nil {
-		return err
+		return cause(ctx, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := scan(rows); err != nil {
-			return err
+			return cause(ctx, err)
 		}
 	}
-	return rows.Err()
+	return cause(ctx, rows.Err())
 }
 
 type scanner interface{ Scan(dest ...any) error }
@@ -161,28 +183,37 @@ func (s *store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f
 }
 
 func (s *store) transactOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(queries) error) error {
-	tx, err := db.BeginTx(ctx, opts)
+	ctx, cancel := within(ctx, s.answer, time.Time{})
+	defer cancel()
+	tx, err := begin(ctx, db, opts, s.answer)
 	if err != nil {
 		return err
 	}
-	if err := f(queries{tx, s.dialect}); err != nil {
+	q := queries{executor: tx, dialect: s.dialect, answer: s.answer}
+	q.deadline, _ = ctx.Deadline()
+	if err := f(q); err != nil {
 		// The first error is the one to tell; the connection is given up if
 		// rolling back fails too.
 		_ = tx.Rollback()
-		return err
+		return cause(ctx, err)
 	}
-	return tx.Commit()
+	return cause(ctx, tx.Commit())
 }
 
 // query is for a single SELECT, which needs no transaction.
-func (s *store) query() queries { return queries{s.r, s.dialect} }
+func (s *store) query() queries { return queries{executor: s.r, dialect: s.dialect, answer: s.answer} }
 
 // explain adds to the database's own errors whose they are.
 func (s *store) explain(err error) error {
 	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrExists) || errors.Is(err, ErrNoServer) {
 		return err
 	}
-	return fmt.Errorf("metadata in %s: %w", s.where, err)
+	reason := unavailable(err)
+	err = fmt.Errorf("metadata in %s: %w", s.where, err)
+	if reason != "" {
+		return &outage.Error{Store: "metadata database", Reason: reason, Err: err}
+	}
+	return err
 }
 
 func (s *store) Check(ctx context.Context) error {

@@ -85,6 +85,7 @@ func findBlobs(ctx context.Context, q queries, owner string, digests []blobstore
 }
 
 func (s *store) DeleteUploads(ctx context.Context, before time.Time) (int, error) {
+	ctx = unhurried(ctx)
 	var n int64
 	err := s.write(ctx, func(q queries) (err error) {
 		n, err = q.exec(ctx, `DELETE FROM uploads WHERE created_at <= ?`, micros(before))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tinkex/tinkex/internal/engine"
 	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/outage"
 )
 
 // Code classifies an error by what the caller can do about it.
@@ -43,9 +44,12 @@ func newError(code Code, format string, args ...any) *Error {
 func classify(err error) error {
 	var coded *Error
 	var input *engine.InputError
+	down, isDown := outage.Of(err)
 	switch {
 	case err == nil || errors.As(err, &coded):
 		return err
+	case isDown:
+		return &Error{Code: Unavailable, Message: down.Public(), Err: err}
 	case errors.As(err, &input), errors.Is(err, engine.ErrUnknownModel),
 		errors.Is(err, engine.ErrIncompatible), errors.Is(err, engine.ErrNoOptimizer):
 		return &Error{Code: Invalid, Message: err.Error(), Err: err}

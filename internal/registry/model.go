@@ -189,7 +189,8 @@ func (m *model) drain() {
 		}
 		delete(m.jobs, m.next)
 		m.next++
-		failed := m.em == nil && m.next > 1
+		creating := m.em == nil
+		failed := creating && m.next > 1
 		m.mu.Unlock()
 
 		ctx := m.r.futures.start(m.r.ctx, j.future)
@@ -197,10 +198,15 @@ func (m *model) drain() {
 			m.r.futures.complete(j.future, nil, newError(Gone, "model %q could not be created", m.id))
 			continue
 		}
-		result, err := j.op.run(ctx, m, j.future)
-		if CodeOf(err) == Internal && err != nil {
-			m.r.log.Error("request failed", "request", j.future.ID, "type", j.future.Type, "error", err)
+		do := func(ctx context.Context) (any, error) { return j.op.run(ctx, m, j.future) }
+		var result any
+		var err error
+		if creating {
+			result, err = do(ctx) // which has its own patience, for the model ends with it
+		} else {
+			result, err = m.r.patiently(ctx, j.future, do)
 		}
+		m.r.logFailure(j.future, err)
 		m.r.futures.complete(j.future, result, err)
 	}
 }
@@ -238,12 +244,17 @@ func (m *model) quit(reason error) {
 func (m *model) markUnsaved(ctx context.Context) error {
 	m.mu.Lock()
 	was := m.unsaved
-	m.unsaved = true
 	m.mu.Unlock()
 	if was {
 		return nil
 	}
-	return m.r.meta.TouchRun(ctx, m.id, m.r.now().UTC(), true)
+	if err := m.r.meta.TouchRun(ctx, m.id, m.r.now().UTC(), true); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.unsaved = true
+	m.mu.Unlock()
+	return nil
 }
 
 // retire stops taking requests, waits for those taken and ends the run, in
@@ -295,11 +306,13 @@ func stateAfterUnload(*model) metastore.RunState { return metastore.RunEnded }
 // flush writes the time of the last request, if it changed.
 func (m *model) flush(ctx context.Context) error {
 	m.mu.Lock()
-	last, unsaved, stale := m.lastRequest, m.unsaved, !m.lastRequest.Equal(m.flushed)
+	last, stale := m.lastRequest, !m.lastRequest.Equal(m.flushed)
 	m.flushed = last
 	m.mu.Unlock()
 	if !stale {
 		return nil
 	}
-	return m.r.meta.TouchRun(ctx, m.id, last, unsaved)
+	// Whether there are unsaved steps is not for us to say: a save may be about
+	// to commit.
+	return m.r.meta.TouchRun(ctx, m.id, last, false)
 }

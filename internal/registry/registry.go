@@ -69,6 +69,7 @@ type Registry struct {
 	gcGrace        time.Duration
 	gcInterval     time.Duration
 	observe        Observe
+	patience       time.Duration // storePatience, except in tests
 
 	servers   *servers
 	rounds    rounds
@@ -108,6 +109,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 		gcGrace:        opts.GCGrace,
 		gcInterval:     opts.GCInterval,
 		observe:        opts.Observe,
+		patience:       storePatience,
 		models:         map[string]*model{},
 		unparking:      map[string]*unparking{},
 		sessions:       map[string]*liveSession{},

@@ -81,7 +81,7 @@ func (r *Registry) startRun(ctx context.Context, owner string, n NewRun, from, t
 	r.mu.Unlock()
 	m.mu.Lock()
 	m.enqueue(0, &job{f, funcOp(func(ctx context.Context, m *model, _ *Future) (any, error) {
-		result, err := create(ctx, m)
+		result, err := r.patiently(ctx, f, func(ctx context.Context) (any, error) { return create(ctx, m) })
 		if err != nil {
 			r.work.Go(func() { _ = m.retire(r.ctx, stateAfterUnload) })
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/engine"
 	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/outage"
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
@@ -66,8 +67,12 @@ func (r *Registry) saveNamed(ctx context.Context, m *model, f *Future, s SaveReq
 	ref := Ref{RunID: m.id, Kind: s.Kind, Name: s.Name}
 	if !s.Overwrite {
 		// The transaction decides; asking first only spares the writing.
-		if old, err := r.meta.Checkpoint(ctx, ref.RunID, ref.Kind, ref.Name); err == nil && !r.expired(old) {
+		old, err := r.meta.Checkpoint(ctx, ref.RunID, ref.Kind, ref.Name)
+		if err == nil && !r.expired(old) && !r.recorded(ctx, f) {
 			return nil, alreadySaved(ref)
+		}
+		if _, down := outage.Of(err); down {
+			return nil, fmt.Errorf("save %s: %w", ref, err)
 		}
 	}
 	c, err := r.writeCheckpoint(ctx, m, s)
@@ -81,10 +86,21 @@ func (r *Registry) saveNamed(ctx context.Context, m *model, f *Future, s SaveReq
 		return nil, err
 	}
 	if _, err = r.meta.CommitCheckpoint(ctx, c, s.Overwrite, res); err != nil {
-		if CodeOf(err) == Conflict {
-			return nil, alreadySaved(ref)
+		if CodeOf(err) != Conflict {
+			return nil, fmt.Errorf("save %s: %w", ref, err)
 		}
-		return nil, fmt.Errorf("save %s: %w", ref, err)
+		// A commit whose answer was lost is in the way of its own repetition.
+		done, lost := r.meta.Result(ctx, res.RequestID)
+		switch {
+		case lost == nil && done.RequestHash == res.RequestHash:
+			if err := json.Unmarshal(done.Payload, &result); err != nil {
+				return nil, err
+			}
+		case lost == nil || CodeOf(lost) == NotFound:
+			return nil, alreadySaved(ref)
+		default:
+			return nil, fmt.Errorf("save %s: %w", ref, lost)
+		}
 	}
 	if s.Kind == metastore.KindTraining {
 		m.mu.Lock()
@@ -117,7 +133,10 @@ func (r *Registry) saveSnapshot(ctx context.Context, m *model, f *Future, s Save
 	if err != nil {
 		return nil, err
 	}
-	return result, r.meta.PutResult(ctx, *res)
+	if err := r.meta.PutResult(ctx, *res); err != nil && !r.recorded(ctx, f) {
+		return nil, err
+	}
+	return result, nil
 }
 
 func alreadySaved(ref Ref) error {
@@ -178,6 +197,12 @@ func (r *Registry) durable(f *Future, result any) (*metastore.Result, error) {
 		RequestID: f.ID, SessionID: f.SessionID, RequestHash: f.hash,
 		CreatedAt: r.now().UTC(), Payload: payload,
 	}, nil
+}
+
+// recorded reports whether a request has a result that outlives the server.
+func (r *Registry) recorded(ctx context.Context, f *Future) bool {
+	res, err := r.meta.Result(ctx, f.ID)
+	return err == nil && res.RequestHash == f.hash
 }
 
 // storedResult is a recorded result read back: JSON as it will be sent.

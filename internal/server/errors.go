@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/tinkex/tinkex/internal/outage"
 	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/wire"
 )
@@ -83,13 +84,21 @@ func (s *Server) fail(ctx context.Context, err error) error {
 		}
 	}
 	if status == http.StatusServiceUnavailable {
-		e.header.Set("Retry-After", "1")
+		e.header.Set("Retry-After", retryAfter)
 	}
 	return e
 }
 
+// retryAfter is when a client that was told "not now" may ask again, in seconds.
+const retryAfter = "1"
+
 // describe gives an error's status and what the client is told.
 func (s *Server) describe(ctx context.Context, err error) (int, string) {
+	id := requestIDOf(ctx)
+	if down, ok := outage.Of(err); ok {
+		s.log.WarnContext(ctx, "a store is unavailable", "request_id", id, "error", down)
+		return http.StatusServiceUnavailable, down.Public()
+	}
 	switch registry.CodeOf(err) {
 	case registry.Invalid:
 		return http.StatusBadRequest, err.Error()
@@ -102,7 +111,6 @@ func (s *Server) describe(ctx context.Context, err error) (int, string) {
 	case registry.Unavailable:
 		return http.StatusServiceUnavailable, err.Error()
 	}
-	id := requestIDOf(ctx)
 	s.log.ErrorContext(ctx, "internal error", "request_id", id, "error", err)
 	return http.StatusInternalServerError, "internal error; the server's log has it under request id " + id
 }

@@ -160,6 +160,9 @@ func (s *Server) Drain() { close(s.draining) }
 // writeError answers outside of huma as huma's errors are answered.
 func writeError(w http.ResponseWriter, status int, detail string) {
 	w.Header().Set("Content-Type", wire.ContentTypeJSON)
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(wire.ErrorBody{Detail: detail})
 }
