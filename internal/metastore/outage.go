@@ -80,13 +80,17 @@ func unavailable(err error) string {
 	switch {
 	case errors.As(err, &slow):
 		return fmt.Sprintf("did not answer within %v", slow.After)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.Canceled):
 		return "" // the caller's
+	case errors.As(err, &connect): // which has a time of its own
+		return "cannot be reached"
+	case errors.Is(err, context.DeadlineExceeded):
+		return ""
 	case errors.As(err, &lite):
 		return unavailableSQLite(lite.Code() & 0xff)
-	case errors.As(err, &pg) && !errors.As(err, &connect):
+	case errors.As(err, &pg):
 		return unavailablePostgres(pg.Code)
-	case errors.As(err, &connect), errors.As(err, &network),
+	case errors.As(err, &network),
 		errors.Is(err, driver.ErrBadConn), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		return "cannot be reached"
 	}

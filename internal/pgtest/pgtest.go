@@ -54,7 +54,7 @@ func Server(t testing.TB) string {
 			return
 		}
 		// Without any regard for what survives it.
-		server.url, server.stop, server.err = Start("fsync=off", "full_page_writes=off", "max_connections=200", "autovacuum=off")
+		server.url, server.stop, server.err = Start(forTests...)
 	})
 	if server.err != nil {
 		testproc.Missing(t, "POSTGRESQL", server.err)
@@ -92,68 +92,107 @@ func admin(t testing.TB, query string) {
 	}
 }
 
+// Instance is a server of a test's own, which it may stop and start again.
+type Instance struct {
+	URL string // of a database on it
+
+	dir, bin string
+	args     []string
+	as       func(*exec.Cmd)
+	p        *testproc.Process
+}
+
+// Own starts a server for one test alone. It ends with the test.
+func Own(t testing.TB) *Instance {
+	t.Helper()
+	s, err := newInstance(forTests...)
+	if err != nil {
+		testproc.Missing(t, "POSTGRESQL", err)
+	}
+	t.Cleanup(s.remove)
+	return s
+}
+
+// forTests are the settings of a server that nobody will miss.
+var forTests = []string{"fsync=off", "full_page_writes=off", "max_connections=200", "autovacuum=off"}
+
 // Start makes a throwaway server, with settings such as "fsync=off". It is for
 // programs that are no tests: those have Server and Schema.
 func Start(settings ...string) (dsn string, stop func(), err error) {
-	bin, err := programs()
+	s, err := newInstance(settings...)
 	if err != nil {
 		return "", nil, err
 	}
-	dir, err := os.MkdirTemp("", "tinkex-pg-*")
-	if err != nil {
-		return "", nil, err
+	return s.URL, s.remove, nil
+}
+
+func newInstance(settings ...string) (s *Instance, err error) {
+	s = &Instance{}
+	if s.bin, err = programs(); err != nil {
+		return nil, err
 	}
-	remove := func() { _ = os.RemoveAll(dir) }
+	if s.dir, err = os.MkdirTemp("", "tinkex-pg-*"); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
-			remove()
+			s.remove()
 		}
 	}()
-	as, err := unprivileged(dir)
-	if err != nil {
-		return "", nil, err
+	if s.as, err = unprivileged(s.dir); err != nil {
+		return nil, err
 	}
-	data := filepath.Join(dir, "data")
-	command := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, name), args...)
-		cmd.Dir = dir
-		as(cmd)
-		return cmd
-	}
-	init := command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	data := filepath.Join(s.dir, "data")
+	init := s.command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 	if out, err := init.CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("initdb: %w: %s", err, out)
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	port, err := testproc.FreePort()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	args := []string{"-D", data, "-p", fmt.Sprint(port), "-h", "127.0.0.1", "-k", ""}
+	s.args = []string{"-D", data, "-p", fmt.Sprint(port), "-h", "127.0.0.1", "-k", ""}
 	for _, setting := range settings {
-		args = append(args, "-c", setting)
+		s.args = append(s.args, "-c", setting)
 	}
-	p, err := testproc.Start(command("postgres", args...))
-	if err != nil {
-		return "", nil, err
+	s.URL = fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)
+	return s, s.Start()
+}
+
+func (s *Instance) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.dir
+	s.as(cmd)
+	return cmd
+}
+
+// Start starts the server, again if it was stopped, and waits for it.
+func (s *Instance) Start() (err error) {
+	if s.p, err = testproc.Start(s.command("postgres", s.args...)); err != nil {
+		return err
 	}
-	dsn = fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)
-	err = p.Ready(func() error {
+	return s.p.Ready(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
-		c, err := pgx.Connect(ctx, dsn)
+		c, err := pgx.Connect(ctx, s.URL)
 		if err != nil {
 			return err
 		}
 		return c.Close(ctx)
 	})
-	if err != nil {
-		_ = p.Stop()
-		return "", nil, err
+}
+
+// Stop ends the server at once, as a crash would.
+func (s *Instance) Stop() error { return s.p.Stop() }
+
+// Pid is the id of the process whose children serve the connections.
+func (s *Instance) Pid() int { return s.p.Pid() }
+
+func (s *Instance) remove() {
+	if s.p != nil {
+		_ = s.p.Stop()
 	}
-	return dsn, func() {
-		_ = p.Stop()
-		remove()
-	}, nil
+	_ = os.RemoveAll(s.dir)
 }
 
 // programs finds the directory of the newest server installed. Debian keeps
