@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -469,7 +470,11 @@ func (s *folder) OpenRange(ctx context.Context, d Digest, offset, length int64) 
 		return nil, s.absent("read", d)
 	}
 	if err != nil {
-		return nil, onDisk(fmt.Errorf("read blob %s: %w", d, err))
+		err = fmt.Errorf("read blob %s: %w", d, err)
+		if !errors.Is(err, syscall.EIO) { // which is about this blob
+			err = onDisk(err)
+		}
+		return nil, err
 	}
 	r, err := newFileRange(ctx, f, d, offset, length)
 	if err != nil {

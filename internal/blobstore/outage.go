@@ -23,7 +23,7 @@ func onDisk(err error) error {
 	case durable.ReadOnly(err):
 		reason = "is on a read-only disk"
 	case errors.Is(err, fs.ErrPermission):
-		reason = "may not be written to"
+		reason = "may not be used by the server"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		reason = "has too many files open"
 	case errors.Is(err, syscall.EIO):

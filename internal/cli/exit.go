@@ -64,6 +64,12 @@ func usagef(format string, args ...any) error {
 	return &usageError{strings.TrimSpace(fmt.Sprintf(format, args...))}
 }
 
+// noAccessError is that what a command is about cannot be looked at.
+type noAccessError struct{ err error }
+
+func (e *noAccessError) Error() string { return e.err.Error() }
+func (e *noAccessError) Unwrap() error { return e.err }
+
 // partlyError says that some of several items failed; each was reported.
 type partlyError struct{ failed, total int }
 
@@ -85,6 +91,7 @@ func failedItems(errs []error, total int) error {
 func exitCode(ctx context.Context, err error) int {
 	var usage *usageError
 	var partly *partlyError
+	var noAccess *noAccessError
 	switch {
 	case err == nil:
 		return exitDone
@@ -98,7 +105,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitPartly
 	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrMissingAPIKey), errors.Is(err, tinkex.ErrMalformedAPIKey), errors.Is(err, checkpoint.ErrNoHubToken):
 		return exitAuth
-	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden), errors.Is(err, checkpoint.ErrNoMirror):
+	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden), errors.Is(err, checkpoint.ErrNoMirror), errors.As(err, &noAccess):
 		return exitNotFound
 	case errors.Is(err, tinkex.ErrInvalidPath), errors.Is(err, tinkex.ErrMalformedBaseURL):
 		return exitUsage

@@ -46,8 +46,9 @@ With -f json the answer is {"quick", "checkpoints", "blobs", "bytes",
 unreadable_blob, wrong_file_size, wrong_size, incomplete_manifest, no_files,
 no_run, orphan_files, wrong_counter and stray_file.
 
-Exit status: 0 clean; 1 faults were found, repaired or not, or looking failed;
-2 wrong usage; 4 no such checkpoint in quarantine; 130 interrupted.`,
+Exit status: 0 clean; 1 faults were found, repaired or not; 2 wrong usage;
+4 a store could not be reached or read to its end, so that nothing is known of
+faults, or no such checkpoint in quarantine; 130 interrupted.`,
 		Example: "  tinkex fsck || tinkex fsck --repair",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.fsck(cmd.Context(), f) },
@@ -66,7 +67,7 @@ func (a *app) fsck(ctx context.Context, f fsckFlags) (err error) {
 	}
 	s, err := openStores(ctx, where)
 	if err != nil {
-		return err
+		return &noAccessError{err}
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := a.discard(ctx, s, f.discard); err != nil {
@@ -81,7 +82,7 @@ func (a *app) fsck(ctx context.Context, f fsckFlags) (err error) {
 	bar.end(err == nil)
 	bars.wait()
 	if err != nil {
-		return err
+		return &noAccessError{fmt.Errorf("not everything could be looked at: %w", err)}
 	}
 	if a.format == "json" {
 		err = a.printJSON(r)

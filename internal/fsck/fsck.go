@@ -15,6 +15,7 @@ import (
 
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/outage"
 	"github.com/tinkex/tinkex/internal/registry"
 )
 
@@ -340,6 +341,9 @@ func (c *check) confirm(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if down, ok := outage.Of(s.err); ok {
+			return down // it is not about this blob
+		}
 		after, _, err := c.references(ctx, d)
 		if err != nil {
 			return err
@@ -555,7 +559,7 @@ func (c *check) orphans(ctx context.Context) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	f := Fault{Kind: OrphanFiles, What: fmt.Sprintf("%d files of manifests belong to no checkpoint", n)}
+	f := Fault{Kind: OrphanFiles, What: fmt.Sprintf("files of manifests that belong to no checkpoint: %d", n)}
 	if c.Repair {
 		if _, err := c.Meta.OrphanFiles(ctx, true); err != nil {
 			return err
