@@ -206,6 +206,14 @@ type worker struct {
 	// that no checkpoint holds: 1 for yes, 0 for no, -1 if one cannot know.
 	run     string
 	unsaved int
+	graves  []grave
+}
+
+// grave is a run whose model died with its server, and whether steps died with
+// it that no checkpoint holds.
+type grave struct {
+	run  string
+	lost bool
 }
 
 // attach points the worker at a server that has just come up.
@@ -585,18 +593,28 @@ func (w *worker) copyWeights(ctx context.Context, body wire.CopyWeightsRequest) 
 	return tinkex.ParseTinkerPath(out.TinkerPath)
 }
 
-// checkRun checks that the run whose model died with the server says whether
-// steps were lost with it.
-func (w *worker) checkRun(ctx context.Context, t *testing.T) {
-	if w.run == "" || w.unsaved < 0 {
-		return
+// bury remembers the run whose model has just died.
+func (w *worker) bury() {
+	if w.run != "" && w.unsaved >= 0 {
+		w.graves = append(w.graves, grave{w.run, w.unsaved == 1})
 	}
-	run, err := w.rest.GetTrainingRun(ctx, w.run)
-	if err != nil {
-		t.Errorf("%s: %v", w.name, err)
-		return
-	}
-	if run.Corrupted != (w.unsaved == 1) {
-		t.Errorf("%s: %s is corrupted=%v; steps that no checkpoint holds: %v", w.name, w.run, run.Corrupted, w.unsaved == 1)
+	w.run = ""
+}
+
+// checkGraves checks that runs say whether steps were lost with their models. A
+// server that shares its database says so once the dead one's lease is over.
+func (w *worker) checkGraves(ctx context.Context, t *testing.T, rest *tinkex.RestClient) {
+	for _, g := range w.graves {
+		for {
+			run, err := rest.GetTrainingRun(ctx, g.run)
+			if err == nil && run.Corrupted == g.lost {
+				break
+			}
+			if err != nil || run.Corrupted || ctx.Err() != nil {
+				t.Errorf("%s: %s is corrupted=%v; steps that no checkpoint holds: %v; error %v", w.name, g.run, run.Corrupted, g.lost, err)
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 	}
 }

@@ -90,6 +90,7 @@ type campaign struct {
 	// Of garbage collections.
 	collections, superseded int
 	most                    int64 // bytes after one
+	graves                  int   // models that died
 }
 
 // The moments of a kill.
@@ -136,6 +137,14 @@ func (c *campaign) run(kills int) {
 		s = c.at.serve(t)
 		c.compare(s, left)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, w := range c.workers {
+		svc := client(t, s.url, w.key)
+		w.checkGraves(ctx, t, svc.RestClient())
+		_ = svc.Close()
+		c.graves += len(w.graves)
+	}
 	s.kill()
 }
 
@@ -173,6 +182,7 @@ func (c *campaign) load(s *server) {
 	beside.Wait()
 	for _, w := range c.workers {
 		_ = w.svc.Close() // there is nobody to be told
+		w.bury()
 	}
 }
 
@@ -235,7 +245,6 @@ func (c *campaign) collect() map[string]int64 {
 // on the disk with what that takes.
 func (c *campaign) compare(s *server, left map[string]int64) {
 	t := c.t
-	ctx := context.Background()
 	needed, mayBe := map[string]int64{}, map[string]int64{}
 	need := func(in map[string]int64, files content) {
 		for _, f := range files {
@@ -261,10 +270,6 @@ func (c *campaign) compare(s *server, left map[string]int64) {
 	look(c.kept, "tml-crash-reference", "reference", c.rng)
 	for _, w := range c.workers {
 		look(w.ledger, w.key, w.name, w.rng)
-		svc := client(t, s.url, w.key)
-		w.rest = svc.RestClient()
-		w.checkRun(ctx, t)
-		_ = svc.Close()
 	}
 	checking.Wait()
 	if t.Failed() {
@@ -329,6 +334,7 @@ func (c *campaign) report(took time.Duration) {
 	fmt.Fprintf(&b, "  of those in doubt that change checkpoints, %d had happened and %d had not\n", c.sum.happened, c.sum.not)
 	fmt.Fprintf(&b, "  %d times a checkpoint was compared with what its client knew, %d times downloaded (%d bytes); %d expired\n",
 		c.sum.checked, c.sum.downloaded, c.sum.bytes, c.sum.expired)
+	fmt.Fprintf(&b, "  %d runs say whether steps were lost with their models\n", c.graves)
 	fmt.Fprintf(&b, "  %d garbage collections left what is needed, at most %d bytes, and nothing else", c.collections, c.most)
 	if c.superseded > 0 {
 		fmt.Fprintf(&b, " (and %d second objects of a blob, which stay for an hour)", c.superseded)

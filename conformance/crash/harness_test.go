@@ -97,7 +97,7 @@ var pairs = []pair{
 		}
 		return &place{
 			stores:  node.Stores{DataDir: filepath.Join(t.TempDir(), "unused"), DB: u.String(), Blobs: bucket},
-			objects: s3test.Dir(b.Host), app: app, load: 2500 * time.Millisecond,
+			objects: s3test.Dir(b.Host), app: app, load: 2500 * time.Millisecond, lease: "4s",
 		}
 	}},
 }
@@ -111,6 +111,8 @@ type place struct {
 	// load is how long clients work before a kill, at most: on average long
 	// enough for several of the slowest operations.
 	load time.Duration
+	// lease is how soon a server is known to be dead, if not by default.
+	lease string
 }
 
 // args are the flags that point a command at the stores.
@@ -144,6 +146,9 @@ func (p *place) launch(t *testing.T, args ...string) (*server, io.Reader) {
 	t.Helper()
 	s := &server{log: &syncBuffer{}, done: make(chan struct{})}
 	s.cmd = p.command("serve", append([]string{"--addr", "127.0.0.1:0"}, args...)...)
+	if p.lease != "" {
+		s.cmd.Args = append(s.cmd.Args, "--lease", p.lease)
+	}
 	s.cmd.Stderr = s.log
 	r, w, err := os.Pipe()
 	if err != nil {
