@@ -90,7 +90,7 @@ func unavailable(err error) string {
 		return unavailableSQLite(lite.Code() & 0xff)
 	case errors.As(err, &pg):
 		return unavailablePostgres(pg.Code)
-	case errors.As(err, &network),
+	case errors.As(err, &network), pgconn.SafeToRetry(err), // a connection that was found to be closed
 		errors.Is(err, driver.ErrBadConn), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		return "cannot be reached"
 	}

@@ -68,7 +68,7 @@ func connectPostgres(dsn string) (*store, error) {
 		dialect: dialect{
 			name:     "postgres",
 			numbered: true,
-			again:    conflict,
+			again:    func(err error) bool { return conflict(err) || stale(err) },
 			hasTable: `SELECT 1 WHERE to_regclass(?) IS NOT NULL`,
 			now:      `CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)`,
 		},
@@ -95,6 +95,13 @@ func conflict(err error) bool {
 	const serializationFailure, deadlockDetected = "40001", "40P01"
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == serializationFailure || pg.Code == deadlockDetected)
+}
+
+// stale: the connection was gone before anything was sent over it, as all are
+// that a restarted server knows nothing of.
+func stale(err error) bool {
+	var connect *pgconn.ConnectError
+	return pgconn.SafeToRetry(err) && !errors.As(err, &connect)
 }
 
 var _ Store = (*store)(nil)
