@@ -152,6 +152,10 @@ func undergo(t *testing.T, bad trouble) {
 		bad.at.stores.DataDir = filepath.Join(t.TempDir(), "unused")
 	}
 	s := bad.at.serve(t)
+	go func() {
+		<-s.done // by itself: there is nothing to wait for any more
+		cancel()
+	}()
 	svc := client(t, s.url, "tml-outage")
 	t.Cleanup(func() { _ = svc.Close() })
 	rest, l := svc.RestClient(), newLedger()
@@ -187,7 +191,7 @@ func undergo(t *testing.T, bad trouble) {
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("healthz: %s", resp.Status)
+			return fmt.Errorf("%s: %s", req.URL.Path, resp.Status)
 		}
 		return nil
 	}
@@ -279,5 +283,9 @@ func undergo(t *testing.T, bad trouble) {
 	}
 	l.compare(t, rest, "client", func() bool { return true })
 	bad.at.fsck(t)
-	s.kill()
+	select {
+	case <-s.done:
+		t.Error("the server has ended")
+	default:
+	}
 }
