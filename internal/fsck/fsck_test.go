@@ -22,6 +22,7 @@ import (
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/fsck"
 	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/outage"
 	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/seed"
 )
@@ -439,12 +440,13 @@ func TestUploads(t *testing.T) {
 // unreadable cannot read one of its blobs.
 type unreadable struct {
 	blobstore.Store
-	d blobstore.Digest
+	d   blobstore.Digest
+	err error
 }
 
 func (s unreadable) OpenRange(ctx context.Context, d blobstore.Digest, offset, length int64) (io.ReadCloser, error) {
 	if d == s.d {
-		return nil, errors.New("input/output error")
+		return nil, s.err
 	}
 	return s.Store.OpenRange(ctx, d, offset, length)
 }
@@ -452,7 +454,7 @@ func (s unreadable) OpenRange(ctx context.Context, d blobstore.Digest, offset, l
 // TestUnreadable: what may be readable again tomorrow is not put aside.
 func TestUnreadable(t *testing.T) {
 	w := newWorld(t)
-	w.Blobs = unreadable{w.Blobs, digestOf("shared")}
+	w.Blobs = unreadable{w.Blobs, digestOf("shared"), errors.New("input/output error")}
 	r := w.fsck(fsck.Options{Repair: true})
 	if kinds(r) != "unreadable_blob" || len(r.Faults[0].Checkpoints) != 2 || len(w.readable()) != 3 {
 		t.Errorf("found %+v; readable are %v", r.Faults, w.readable())
@@ -468,6 +470,19 @@ func TestStoreGone(t *testing.T) {
 	r, err := fsck.Run(t.Context(), fsck.Options{Meta: w.Meta, Blobs: w.Blobs, Repair: true})
 	if err == nil {
 		t.Errorf("no error: %+v", r)
+	}
+	if n := len(w.readable()); n != 3 {
+		t.Errorf("%d checkpoints are left", n)
+	}
+}
+
+// TestStoreDown: nor is a store that cannot be read at all for now.
+func TestStoreDown(t *testing.T) {
+	w := newWorld(t)
+	w.Blobs = unreadable{w.Blobs, digestOf("shared"), &outage.Error{Store: "blob store", Reason: "cannot be reached", Err: errors.New("connection refused")}}
+	r, err := fsck.Run(t.Context(), fsck.Options{Meta: w.Meta, Blobs: w.Blobs, Repair: true})
+	if _, down := outage.Of(err); !down || len(r.Faults) > 0 {
+		t.Errorf("error %v, faults %+v", err, r.Faults)
 	}
 	if n := len(w.readable()); n != 3 {
 		t.Errorf("%d checkpoints are left", n)

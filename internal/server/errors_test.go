@@ -10,6 +10,7 @@ import (
 
 	"github.com/tinkex/tinkex/internal/engine"
 	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/outage"
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
@@ -107,6 +108,20 @@ func TestInternalErrorsAreNotTold(t *testing.T) {
 	f.get("/healthz").want(http.StatusServiceUnavailable).detail()
 }
 
+// A store that is down is named, and where it is, is not.
+func TestOutageIsNotInternal(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	cause := errors.New("dial tcp 10.1.2.3:5432: connection refused")
+	_, detail := f.describe(t.Context(), fmt.Errorf("x: %w", &outage.Error{Store: "metadata database", Reason: "cannot be reached", Err: cause}))
+	if want := "the server's metadata database cannot be reached; try again"; detail != want {
+		t.Errorf("the client is told %q, want %q", detail, want)
+	}
+	if log := f.log.String(); !strings.Contains(log, "10.1.2.3") {
+		t.Errorf("the log does not say where:\n%s", log)
+	}
+}
+
 func TestStatusOf(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -120,6 +135,7 @@ func TestStatusOf(t *testing.T) {
 		{fmt.Errorf("x: %w", metastore.ErrExists), http.StatusConflict},
 		{context.Canceled, http.StatusServiceUnavailable},
 		{errors.New("disk on fire"), http.StatusInternalServerError},
+		{fmt.Errorf("x: %w", &outage.Error{Store: "blob store", Reason: "answers 503", Err: errors.New("s3.internal")}), http.StatusServiceUnavailable},
 		{failure(http.StatusTeapot, "teapot"), http.StatusTeapot},
 	} {
 		var e *apiError
