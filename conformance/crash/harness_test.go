@@ -315,7 +315,7 @@ func (p *place) onDisk(t *testing.T) (blobs map[string]int64, superseded int) {
 		if p.app != "" {
 			digest = filepath.Base(filepath.Dir(path))
 		}
-		if _, invalid := blobstore.ParseDigest(digest); invalid != nil {
+		if !isDigest(digest) {
 			t.Errorf("%s lies among the blobs", path)
 			return nil
 		}
@@ -339,6 +339,11 @@ func (p *place) onDisk(t *testing.T) (blobs map[string]int64, superseded int) {
 		t.Fatal(err)
 	}
 	return blobs, superseded
+}
+
+func isDigest(s string) bool {
+	_, err := blobstore.ParseDigest(s)
+	return err == nil
 }
 
 // staged lists what a folder has staged and nobody will commit.

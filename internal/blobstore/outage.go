@@ -14,7 +14,7 @@ import (
 // onDisk finds out whether an error is one of the disk's that its operator can
 // do something about.
 func onDisk(err error) error {
-	reason := ""
+	var reason string
 	switch {
 	case err == nil:
 		return nil
