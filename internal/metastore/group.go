@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"sync"
+	"time"
 )
 
 // groupSize bounds how many transactions are committed together.
@@ -20,6 +21,7 @@ const groupSize = 64
 type group struct {
 	db      *sql.DB
 	dialect dialect
+	answer  time.Duration // see store
 
 	mu      sync.Mutex
 	waiting []*member
@@ -95,15 +97,7 @@ func (g *group) run() {
 
 // alone is the transaction of one.
 func (g *group) alone(m *member) error {
-	tx, err := g.db.BeginTx(m.ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err := m.f(queries{tx, g.dialect}); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
-	return tx.Commit()
+	return transactOnce(m.ctx, g.db, nil, g.dialect, g.answer, m.f)
 }
 
 // together is the transaction of several, each in a savepoint. If it returns
@@ -111,12 +105,12 @@ func (g *group) alone(m *member) error {
 // such as of a full disk, after which SQLite undoes everything.
 func (g *group) together(batch []*member) bool {
 	ctx := context.Background()
-	tx, err := g.db.BeginTx(ctx, nil)
+	tx, err := begin(ctx, g.db, nil, g.answer)
 	if err != nil {
 		fail(batch, err)
 		return true
 	}
-	q := queries{patient{tx}, g.dialect}
+	q := queries{executor: patient{tx}, dialect: g.dialect, answer: g.answer}
 	for _, m := range batch {
 		if m.err = m.ctx.Err(); m.err != nil {
 			continue

@@ -234,7 +234,7 @@ func TestPreparedStatements(t *testing.T) {
 		return n
 	}
 	before := idle()
-	q := queries{conn, s.dialect}
+	q := queries{executor: conn, dialect: s.dialect}
 	for i := range 3 {
 		if err := put(ctx, i)(q); err != nil {
 			t.Fatal(err)

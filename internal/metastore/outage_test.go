@@ -81,6 +81,7 @@ func TestSlowDatabase(t *testing.T) {
 	s := opened.(*store)
 	defer s.Close()
 	s.answer = 50 * time.Millisecond
+	s.group.answer = s.answer
 	// Whoever has the only connection keeps it for long.
 	held, err := s.w.Conn(t.Context())
 	if err != nil {

@@ -78,7 +78,7 @@ func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 		}
 		s.r = s.w
 		s.w.SetMaxOpenConns(1)
-		s.group = &group{db: s.w, dialect: s.dialect}
+		s.group = &group{db: s.w, dialect: s.dialect, answer: s.answer}
 		return s.migrate(ctx, goose.DialectSQLite3)
 	}
 	path, err = filepath.Abs(path)
@@ -94,7 +94,7 @@ func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 		return err
 	}
 	s.w.SetMaxOpenConns(1)
-	s.group = &group{db: s.w, dialect: s.dialect}
+	s.group = &group{db: s.w, dialect: s.dialect, answer: s.answer}
 	if s.r, err = openPrepared(fileURI(path, pragmas(reader))); err != nil {
 		return err
 	}

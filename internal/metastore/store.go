@@ -170,7 +170,7 @@ const attempts = 10
 
 func (s *store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(queries) error) error {
 	for n := 1; ; n++ {
-		err := s.transactOnce(ctx, db, opts, f)
+		err := transactOnce(ctx, db, opts, s.dialect, s.answer, f)
 		if err == nil || n == attempts || !s.dialect.again(err) {
 			return s.explain(err)
 		}
@@ -182,14 +182,14 @@ func (s *store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f
 	}
 }
 
-func (s *store) transactOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(queries) error) error {
-	ctx, cancel := within(ctx, s.answer, time.Time{})
+func transactOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, d dialect, answer time.Duration, f func(queries) error) error {
+	ctx, cancel := within(ctx, answer, time.Time{})
 	defer cancel()
-	tx, err := begin(ctx, db, opts, s.answer)
+	tx, err := begin(ctx, db, opts, answer)
 	if err != nil {
 		return err
 	}
-	q := queries{executor: tx, dialect: s.dialect, answer: s.answer}
+	q := queries{executor: tx, dialect: d, answer: answer}
 	q.deadline, _ = ctx.Deadline()
 	if err := f(q); err != nil {
 		// The first error is the one to tell; the connection is given up if
