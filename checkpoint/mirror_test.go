@@ -20,6 +20,7 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
+	_ "github.com/tinkex/tinkex/checkpoint/buckets"
 	"github.com/tinkex/tinkex/internal/s3test"
 	"github.com/tinkex/tinkex/tinkextest"
 )

@@ -26,6 +26,7 @@ import (
 
 	"github.com/tinkex/tinkex/internal/blobstore"
 	"github.com/tinkex/tinkex/internal/blobstore/blobstoretest"
+	_ "github.com/tinkex/tinkex/internal/blobstore/drivers"
 	"github.com/tinkex/tinkex/internal/s3test"
 )
 
@@ -176,7 +177,10 @@ func TestS3AbandonedUploads(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := openURL(t, where)
-	client := blobstore.S3Client(s)
+	var client *s3.Client
+	if !blobstore.Bucket(s).As(&client) {
+		t.Fatal("it has no client of S3")
+	}
 	for _, key := range []string{"sha256/aa/abandoned", "elsewhere"} {
 		if _, err := client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &u.Host, Key: &key}); err != nil {
 			t.Fatal(err)
@@ -189,7 +193,7 @@ func TestS3AbandonedUploads(t *testing.T) {
 		{time.Now().Add(-time.Hour), []string{"elsewhere", "sha256/aa/abandoned"}},
 		{time.Now().Add(time.Hour), []string{"elsewhere"}},
 	} {
-		if err := blobstore.AbortUploads(t.Context(), client, u.Host, "sha256/", test.before); err != nil {
+		if err := blobstore.Sweep(t.Context(), s, u.Host, "sha256/", test.before); err != nil {
 			t.Fatal(err)
 		}
 		out, err := client.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &u.Host})

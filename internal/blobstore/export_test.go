@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"gocloud.dev/blob"
 )
 
 // SetPatience sets how long a bucket's store may take.
@@ -23,11 +23,10 @@ func PutObject(ctx context.Context, s Store, d Digest, data []byte) error {
 	return s.(*bucket).b.WriteAll(ctx, newKey(d), data, nil)
 }
 
-// S3Client is a bucket's client.
-func S3Client(s Store) *s3.Client {
-	var c *s3.Client
-	s.(*bucket).b.As(&c)
-	return c
-}
+// Bucket is what a bucket's store works on.
+func Bucket(s Store) *blob.Bucket { return s.(*bucket).b }
 
-var AbortUploads = abortUploads
+// Sweep removes what uploads have left that began before a time.
+func Sweep(ctx context.Context, s Store, bucket, prefix string, before time.Time) error {
+	return drivers["s3"].Sweep(ctx, Bucket(s), bucket, prefix, before)
+}

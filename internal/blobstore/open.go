@@ -6,17 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
-	_ "gocloud.dev/blob/azureblob" // azblob://
-	_ "gocloud.dev/blob/memblob"   // mem://
-	_ "gocloud.dev/blob/s3blob"    // s3://
-
 	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/memblob" // mem://
 	"gocloud.dev/gcerrors"
 )
 
@@ -32,6 +28,8 @@ const gcsScheme = "gs"
 //	s3://BUCKET?...      S3 and what speaks its protocol
 //	gs://BUCKET?...      Google Cloud Storage, in builds with the tag gcs
 //	azblob://CONTAINER   Azure Blob Storage
+//
+// The last three are there in programs that import package drivers.
 //
 // A bucket must exist; the parameter prefix=PATH/ keeps to a part of it. The
 // other parameters are those of gocloud.dev's drivers: for S3 foremost
@@ -90,7 +88,7 @@ func openBucket(ctx context.Context, u *url.URL) (Store, error) {
 	}
 	s := newBucket(Redact(u.String()), b, u.Scheme != "mem")
 	s.sweep(ctx)
-	sweepUploads(ctx, b, u)
+	s.sweepUploads(ctx, u)
 	return s, nil
 }
 
@@ -137,10 +135,13 @@ func dial(ctx context.Context, u *url.URL) (_ *blob.Bucket, err error) {
 		return nil, fmt.Errorf("no bucket named: expected %s://BUCKET", u.Scheme)
 	}
 	if !blob.DefaultURLMux().ValidBucketScheme(u.Scheme) {
-		return nil, errors.New("this build leaves out Google Cloud Storage; build with -tags gcs")
+		return nil, leftOut(u.Scheme)
 	}
-	if err := keepMetadataServiceOut(); err != nil {
-		return nil, err
+	driver := drivers[u.Scheme]
+	if driver.Before != nil {
+		if err := driver.Before(); err != nil {
+			return nil, err
+		}
 	}
 	b, err := blob.DefaultURLMux().OpenBucketURL(ctx, u)
 	if err != nil {
@@ -151,7 +152,7 @@ func dial(ctx context.Context, u *url.URL) (_ *blob.Bucket, err error) {
 			_ = b.Close()
 		}
 	}()
-	if err := checkCredentials(ctx, b); err != nil {
+	if err := driver.check(ctx, b); err != nil {
 		return nil, err
 	}
 	if err := probe(ctx, b); err != nil {
@@ -163,16 +164,12 @@ func dial(ctx context.Context, u *url.URL) (_ *blob.Bucket, err error) {
 	return b, nil
 }
 
-// keepMetadataServiceOut has the AWS client not ask a metadata service when it
-// finds no credentials, unless that is asked for: away from a rented machine
-// it is somebody else's address, and the wait for it hides that credentials
-// are missing. The driver takes this setting from the environment only.
-func keepMetadataServiceOut() error {
-	const name = "AWS_EC2_METADATA_DISABLED"
-	if os.Getenv(name) != "" {
-		return nil
+// leftOut is the error for a scheme without a driver.
+func leftOut(scheme string) error {
+	if scheme == gcsScheme && blob.DefaultURLMux().ValidBucketScheme("s3") {
+		return errors.New("this build leaves out Google Cloud Storage; build with -tags gcs")
 	}
-	return os.Setenv(name, "true")
+	return fmt.Errorf("this program knows directories only; for %s:// it has to import github.com/tinkex/tinkex/checkpoint/buckets", scheme)
 }
 
 // probe asks whether the bucket can be listed.

@@ -439,7 +439,7 @@ func diskFinding(name, dir string) finding {
 		f.Detail += " does not let files be removed: " + reason(err)
 		return f
 	}
-	free, err := durable.Free(dir)
+	free, _, err := durable.Space(dir)
 	if err != nil {
 		return finding{name, findOK, shown + " can be written to; how much is free there cannot be told", ""}
 	}

@@ -4,6 +4,6 @@ package durable
 
 import "errors"
 
-// Free is how many bytes a user may still write to the file system of a
-// directory, where the system tells.
-func Free(string) (uint64, error) { return 0, errors.ErrUnsupported }
+// Space is how many bytes a user may still write to the file system of a
+// directory, and how many it has, where the system tells.
+func Space(string) (free, size uint64, err error) { return 0, 0, errors.ErrUnsupported }

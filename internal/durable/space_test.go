@@ -5,11 +5,11 @@ import (
 	"testing"
 )
 
-func TestFree(t *testing.T) {
-	if n, err := Free(t.TempDir()); err != nil || n == 0 {
-		t.Errorf("%d bytes, %v", n, err)
+func TestSpace(t *testing.T) {
+	if free, size, err := Space(t.TempDir()); err != nil || free == 0 || size < free {
+		t.Errorf("%d bytes of %d, %v", free, size, err)
 	}
-	if _, err := Free(filepath.Join(t.TempDir(), "none")); err == nil {
+	if _, _, err := Space(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a directory that is not there has space")
 	}
 }

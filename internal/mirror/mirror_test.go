@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tinkex/tinkex"
+	_ "github.com/tinkex/tinkex/internal/blobstore/drivers"
 	"github.com/tinkex/tinkex/internal/s3test"
 )
 

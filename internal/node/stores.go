@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/tinkex/tinkex/internal/blobstore"
+	_ "github.com/tinkex/tinkex/internal/blobstore/drivers" // --blobs
+	"github.com/tinkex/tinkex/internal/durable"
 	"github.com/tinkex/tinkex/internal/metastore"
 )
 
@@ -115,7 +117,7 @@ func (s Stores) disk() func() (free, size uint64, err error) {
 	}
 	return func() (free, size uint64, err error) {
 		for i, dir := range dirs {
-			f, s, err := diskSpace(dir)
+			f, s, err := durable.Space(dir)
 			if err != nil {
 				return 0, 0, err
 			}

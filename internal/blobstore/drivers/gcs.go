@@ -1,5 +1,5 @@
 //go:build gcs
 
-package blobstore
+package drivers
 
 import _ "gocloud.dev/blob/gcsblob" // gs://
