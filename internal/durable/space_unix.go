@@ -11,6 +11,6 @@ func Space(dir string) (free, size uint64, err error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, 0, err
 	}
-	block := uint64(st.Bsize)                                                //nolint:unconvert // the types differ from system to system
-	return uint64(max(st.Bavail, 0)) * block, uint64(st.Blocks) * block, nil //nolint:unconvert // as above
+	block := uint64(st.Bsize)
+	return uint64(max(st.Bavail, 0)) * block, uint64(st.Blocks) * block, nil //nolint:unconvert // the types differ from system to system
 }
