@@ -286,6 +286,16 @@ func sourcesOn(t *testing.T, opts tinkextest.Options) ([]source, *tinkex.Trainin
 	return all, tc
 }
 
+// someSources is sources, or with -short those that have the most code of their
+// own: the race detector takes its time.
+func someSources(t *testing.T) []source {
+	all := sources(t)
+	if testing.Short() {
+		return all[:2]
+	}
+	return all
+}
+
 // bigCheckpoint is one of a few megabytes: tens of requests.
 func bigCheckpoint(t *testing.T, svc *tinkex.ServiceClient) (*tinkex.TrainingClient, tinkex.TinkerPath) {
 	t.Helper()
@@ -367,7 +377,7 @@ func TestFaultMatrix(t *testing.T) {
 		t.Logf("fault matrix: %d downloads in spite of a fault, %d failed with a clear error and succeeded undisturbed, %d of these without fetching everything again",
 			ok.Load(), failed.Load(), continued.Load())
 	})
-	all := sources(t)
+	all := someSources(t)
 	names := []string{"flipped byte"}
 	for name := range faults {
 		names = append(names, name)

@@ -38,7 +38,7 @@ func TestDisturbedNetwork(t *testing.T) {
 	proxies := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	var side sync.WaitGroup // the sources side by side, however few processors there are: they wait most of the time
 	defer side.Wait()
-	for _, s := range sources(t) {
+	for _, s := range someSources(t) {
 		side.Go(func() {
 			t.Run(s.name, func(t *testing.T) {
 				for name, tc := range map[string]struct {
