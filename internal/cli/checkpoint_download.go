@@ -74,7 +74,7 @@ type downloadJSON struct {
 // downloadMemory is what the runtime may use, in bytes, before it collects
 // garbage: the window that a download reads into and some room. Without it, it
 // would let garbage grow to the size of the window.
-const downloadMemory = 42 << 20
+const downloadMemory = 38 << 20
 
 // downloadRetries is how often in a row a request of a download may fail: about
 // a minute's worth. A download is worth more patience than a question.

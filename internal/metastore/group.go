@@ -97,7 +97,7 @@ func (g *group) run() {
 
 // alone is the transaction of one.
 func (g *group) alone(m *member) error {
-	return transactOnce(m.ctx, g.db, nil, g.dialect, g.answer, m.f)
+	return transactOnce(m.ctx, g.db, nil, g.dialect, g.answer, nil, m.f)
 }
 
 // together is the transaction of several, each in a savepoint. If it returns

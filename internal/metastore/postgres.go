@@ -78,6 +78,7 @@ func connectPostgres(dsn string) (*store, error) {
 		r:         db,
 		blockSize: blockSize,
 		answer:    outage.AnswerTime,
+		turns:     make(turns, connections),
 		check:     func() error { return nil },
 	}, nil
 }

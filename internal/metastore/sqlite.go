@@ -100,6 +100,7 @@ func (s *store) openSQLite(ctx context.Context, path string) (err error) {
 	}
 	s.r.SetMaxOpenConns(readers)
 	s.r.SetMaxIdleConns(readers)
+	s.turns = make(turns, readers)
 	if err := s.onlyOurs(ctx); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type store struct {
 	// blockSize is the number of checkpoints up to which a block may grow.
 	blockSize int64
 	answer    time.Duration // outage.AnswerTime, except in tests
+	// turns are for the connections of r, as many as there are.
+	turns turns
 	// check looks after what only one of the databases has to worry about.
 	check func() error
 }
@@ -74,12 +76,40 @@ type queries struct {
 	dialect  dialect
 	answer   time.Duration
 	deadline time.Time // of the transaction, if it is one
+	turns    turns     // of the connections; nil in a transaction, which has one
+}
+
+// turns has those who wait for a connection served in the order in which they
+// came. database/sql takes anyone of them, so that in a crowd some wait for
+// many times as long as most.
+type turns chan struct{}
+
+func (t turns) take(ctx context.Context) error {
+	if t == nil {
+		return nil
+	}
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turns) give() {
+	if t != nil {
+		<-t
+	}
 }
 
 // exec returns how many rows the statement changed.
 func (q queries) exec(ctx context.Context, query string, args ...any) (int64, error) {
 	ctx, cancel := within(ctx, q.answer, q.deadline)
 	defer cancel()
+	if err := q.turns.take(ctx); err != nil {
+		return 0, cause(ctx, err)
+	}
+	defer q.turns.give()
 	res, err := q.ExecContext(ctx, q.dialect.rebind(query), args...)
 	if err != nil {
 		return 0, cause(ctx, err)
@@ -90,24 +120,38 @@ func (q queries) exec(ctx context.Context, query string, args ...any) (int64, er
 // row must be scanned.
 func (q queries) row(ctx context.Context, query string, args ...any) scanner {
 	ctx, cancel := within(ctx, q.answer, q.deadline)
-	return boundRow{q.QueryRowContext(ctx, q.dialect.rebind(query), args...), ctx, cancel}
+	if err := q.turns.take(ctx); err != nil {
+		return boundRow{nil, cause(ctx, err), ctx, cancel}
+	}
+	return boundRow{q.QueryRowContext(ctx, q.dialect.rebind(query), args...), nil, ctx, func() {
+		q.turns.give()
+		cancel()
+	}}
 }
 
 type boundRow struct {
-	*sql.Row
-	ctx    context.Context
-	cancel context.CancelFunc
+	row *sql.Row
+	err error // why there is none
+	ctx context.Context
+	end func()
 }
 
 func (r boundRow) Scan(dest ...any) error {
-	defer r.cancel()
-	return cause(r.ctx, r.Row.Scan(dest...))
+	defer r.end()
+	if r.err != nil {
+		return r.err
+	}
+	return cause(r.ctx, r.row.Scan(dest...))
 }
 
 // each calls scan for every row. The rows are closed when it returns.
 func (q queries) each(ctx context.Context, query string, args []any, scan func(scanner) error) error {
 	ctx, cancel := within(ctx, q.answer, q.deadline)
 	defer cancel()
+	if err := q.turns.take(ctx); err != nil {
+		return cause(ctx, err)
+	}
+	defer q.turns.give()
 	rows, err := q.QueryContext(ctx, q.dialect.rebind(query), args...)
 	if err != nil {
 		return cause(ctx, err)
@@ -170,7 +214,7 @@ const attempts = 10
 
 func (s *store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(queries) error) error {
 	for n := 1; ; n++ {
-		err := transactOnce(ctx, db, opts, s.dialect, s.answer, f)
+		err := transactOnce(ctx, db, opts, s.dialect, s.answer, s.turns, f)
 		if err == nil || n == attempts || !s.dialect.again(err) {
 			return s.explain(err)
 		}
@@ -182,9 +226,13 @@ func (s *store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f
 	}
 }
 
-func transactOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, d dialect, answer time.Duration, f func(queries) error) error {
+func transactOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, d dialect, answer time.Duration, t turns, f func(queries) error) error {
 	ctx, cancel := within(ctx, answer, time.Time{})
 	defer cancel()
+	if err := t.take(ctx); err != nil {
+		return cause(ctx, err)
+	}
+	defer t.give()
 	tx, err := begin(ctx, db, opts, answer)
 	if err != nil {
 		return err
@@ -201,7 +249,9 @@ func transactOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, d dialec
 }
 
 // query is for a single SELECT, which needs no transaction.
-func (s *store) query() queries { return queries{executor: s.r, dialect: s.dialect, answer: s.answer} }
+func (s *store) query() queries {
+	return queries{executor: s.r, dialect: s.dialect, answer: s.answer, turns: s.turns}
+}
 
 // explain adds to the database's own errors whose they are.
 func (s *store) explain(err error) error {

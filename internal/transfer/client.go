@@ -20,7 +20,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultJobs         = 8
-	DefaultWindowBytes  = 24 << 20
+	DefaultWindowBytes  = 20 << 20
 	maxChunkBytes       = 2 << 20
 	minChunkBytes       = 256 << 10
 	DefaultStallTimeout = 30 * time.Second
@@ -46,7 +46,7 @@ type Options struct {
 	// WindowBytes is how much is kept in memory of what has arrived before its
 	// turn. It is shared out among the requests, each of which asks for 256 KiB
 	// at least and 2 MiB at most. If less than or equal to 0, DefaultWindowBytes
-	// (24 MiB).
+	// (20 MiB).
 	WindowBytes int
 	// StallTimeout is how long an answer may fail to bring 16 KiB before it is
 	// given up. If less than or equal to 0, DefaultStallTimeout (30 s).
