@@ -11,15 +11,17 @@ import (
 const idleAfter = 3 * time.Second
 
 // worthReturning is how many bytes must have been allocated since memory was
-// last given back, so that heartbeats alone do not cause collections.
-const worthReturning = 16 << 20
+// last given back: what hundreds of heartbeats take, at 6 to 8 KiB each. A session
+// that is only kept alive, by one every ten seconds, must not cause a collection
+// with each.
+const worthReturning = 2 << 20
 
 // idler gives memory back to the system when a busy time ends. The runtime
 // would keep what training needed at its peak for minutes.
 type idler struct {
 	timer    *time.Timer
-	running  atomic.Int64 // requests
-	returned atomic.Uint64
+	running  atomic.Int64  // requests
+	returned atomic.Uint64 // what was allocated when memory was last given back
 }
 
 func newIdler() *idler {
@@ -40,12 +42,18 @@ func (i *idler) end() {
 }
 
 func (i *idler) giveBack() {
+	if allocated()-i.returned.Load() < worthReturning {
+		return
+	}
+	debug.FreeOSMemory()
+	i.returned.Store(allocated()) // a collection counts what was not counted yet
+}
+
+// allocated is how many bytes the runtime has ever allocated.
+func allocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
-	if n := sample[0].Value.Uint64(); n-i.returned.Load() >= worthReturning {
-		i.returned.Store(n)
-		debug.FreeOSMemory()
-	}
+	return sample[0].Value.Uint64()
 }
 
 func (i *idler) stop() { i.timer.Stop() }
