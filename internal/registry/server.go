@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -172,6 +173,27 @@ func (r *Registry) readServers(ctx context.Context) (map[string]metastore.Server
 	r.servers.others = others
 	r.servers.mu.Unlock()
 	return others, nil
+}
+
+// Others lists the other servers that are at work on the same stores, by their
+// ids. If the metadata does not say, they are those that this server heard of
+// last, beside the error.
+func (r *Registry) Others(ctx context.Context) ([]Elsewhere, error) {
+	if !r.servers.shared {
+		return nil, nil
+	}
+	others, err := r.readServers(ctx)
+	if err != nil {
+		r.servers.mu.Lock()
+		others = r.servers.others
+		r.servers.mu.Unlock()
+	}
+	list := make([]Elsewhere, 0, len(others))
+	for _, s := range others {
+		list = append(list, Elsewhere{Server: s.ID, URL: s.URL})
+	}
+	slices.SortFunc(list, func(a, b Elsewhere) int { return strings.Compare(a.Server, b.Server) })
+	return list, classify(err)
 }
 
 // endLost ends the runs of servers that are gone.

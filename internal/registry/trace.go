@@ -51,8 +51,9 @@ func (s *futures) record(f *Future) {
 	t.last = f.finished
 }
 
-// Trace returns a session's timeline, in the order of completion. It starts
-// when this server did, and is empty for a session it has not seen.
+// Trace returns what this server did of a session's timeline, in the order of
+// completion. It starts when this server did, and is empty for a session it has
+// not seen.
 func (r *Registry) Trace(sessionID string) []TraceEvent {
 	r.futures.mu.Lock()
 	defer r.futures.mu.Unlock()

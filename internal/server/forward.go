@@ -77,8 +77,8 @@ func (h *heldAnswer) Write(p []byte) (int, error) {
 
 func (h *heldAnswer) Unwrap() http.ResponseWriter { return h.ResponseWriter }
 
-// newPeers makes the way to the other servers.
-func newPeers(log *slog.Logger) *httputil.ReverseProxy {
+// newPeers makes the way to the other servers, for requests that are passed on.
+func newPeers(log *slog.Logger, transport http.RoundTripper) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			c := callerOf(r.In.Context())
@@ -91,11 +91,7 @@ func newPeers(log *slog.Logger) *httputil.ReverseProxy {
 			r.Out.Header.Set(headerForwarded, c.elsewhere.Server)
 			r.Out.Header.Set(wire.HeaderRequestID, c.requestID)
 		},
-		Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     time.Minute,
-		},
+		Transport: transport,
 		ModifyResponse: func(resp *http.Response) error {
 			resp.Header.Del(wire.HeaderRequestID) // ours, and set
 			if resp.StatusCode == http.StatusMisdirectedRequest {
@@ -113,6 +109,15 @@ func newPeers(log *slog.Logger) *httputil.ReverseProxy {
 			writeError(w, http.StatusServiceUnavailable, "the server that holds this model does not answer; ask again in a moment")
 		},
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// newPeerTransport makes the connections to the other servers.
+func newPeerTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     time.Minute,
 	}
 }
 

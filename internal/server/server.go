@@ -62,7 +62,9 @@ type Server struct {
 	health    *health.Checker
 	mux       *http.ServeMux
 	handler   http.Handler
+	transport http.RoundTripper // to other servers
 	peers     *httputil.ReverseProxy
+	patience  time.Duration // partPatience, except in tests
 	draining  chan struct{}
 }
 
@@ -71,7 +73,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{
 		reg: opts.Registry, log: opts.Logger, now: opts.Now,
 		poll: opts.PollTimeout, urlTTL: opts.URLTTL, publicURL: opts.PublicURL,
-		health: opts.Health, draining: make(chan struct{}),
+		health: opts.Health, patience: partPatience, draining: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -129,7 +131,8 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "no such endpoint: "+r.Method+" "+r.URL.Path)
 	})
-	s.peers = newPeers(s.log)
+	s.transport = newPeerTransport()
+	s.peers = newPeers(s.log, s.transport)
 	s.handler = s.middleware(mux)
 	return s, nil
 }

@@ -24,9 +24,13 @@ func (s *Server) exportTrace(ctx context.Context, in *SessionPath) (*reply[trace
 }
 
 func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("session")
+	session := r.PathValue("session")
+	if server := r.URL.Query().Get(partOf); server != "" {
+		s.servePart(w, server, session)
+		return
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	_, _ = w.Write(perfetto(id, s.reg.Trace(id)))
+	_, _ = w.Write(perfetto(session, s.timeline(r, session)))
 }
 
 // Field numbers of Perfetto's trace format (protos/perfetto/trace: trace.proto,
