@@ -109,32 +109,43 @@ func (r *Registry) keepLease() {
 	s := r.servers
 	ticker := time.NewTicker(s.interval())
 	defer ticker.Stop()
-	touch := time.Now() // since when the metadata has been in reach
+	metadata := contact{since: time.Now()}
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if err := r.renew(); err != nil {
-			if r.ctx.Err() == nil {
-				r.log.Warn("the server's lease was not renewed", "lease", s.lease, "error", err)
-			}
-			touch = time.Time{}
-			continue
+		err := r.renew()
+		if err != nil && r.ctx.Err() == nil {
+			r.log.Warn("the server's lease was not renewed", "lease", s.lease, "error", err)
 		}
-		if touch.IsZero() {
-			touch = time.Now()
-		}
-		// While the metadata was out of reach the others could not renew their
-		// leases either; they get the time to do so now.
-		if time.Since(touch) < s.lease {
+		if !metadata.lasts(time.Now(), err == nil, s.lease) {
 			continue
 		}
 		if err := r.endLost(r.ctx); err != nil && r.ctx.Err() == nil {
 			r.log.Error("end the runs of servers that are gone", "error", err)
 		}
 	}
+}
+
+// contact is what a server knows of its touch with the metadata.
+type contact struct {
+	since time.Time // zero while the metadata is out of reach
+}
+
+// lasts takes down whether the metadata was reached just now, and reports
+// whether it has been in reach for a lease's time. While it is not, the others
+// cannot renew their leases either: when it is back, they get that time to do so
+// before their runs are ended.
+func (c *contact) lasts(now time.Time, reached bool, lease time.Duration) bool {
+	switch {
+	case !reached:
+		c.since = time.Time{}
+	case c.since.IsZero():
+		c.since = now
+	}
+	return reached && now.Sub(c.since) >= lease
 }
 
 func (r *Registry) renew() error {

@@ -280,3 +280,46 @@ func TestOneServerSweeps(t *testing.T) {
 		t.Error("nobody took over")
 	}
 }
+
+func TestContactLasts(t *testing.T) {
+	const lease = 15 * time.Second
+	type renewal struct {
+		at      time.Duration // since the server's start
+		reached bool
+		want    bool
+	}
+	for name, renewals := range map[string][]renewal{
+		"a server that has just started waits for a lease": {
+			{4 * time.Second, true, false}, {14 * time.Second, true, false}, {lease - 1, true, false},
+			{lease, true, true}, {19 * time.Second, true, true}, {time.Hour, true, true},
+		},
+		"so does one that was out of touch": {
+			{lease, true, true}, {20 * time.Second, false, false}, {24 * time.Second, true, false},
+			{24*time.Second + lease - 1, true, false}, {24*time.Second + lease, true, true},
+		},
+		"for however long": {
+			{lease, true, true}, {time.Minute, false, false}, {time.Hour, false, false},
+			{2 * time.Hour, true, false}, {2*time.Hour + lease, true, true},
+		},
+		"the time counts from the last break": {
+			{lease, true, true}, {20 * time.Second, false, false}, {24 * time.Second, true, false}, {30 * time.Second, false, false},
+			{35 * time.Second, true, false}, {24*time.Second + lease, true, false}, {35*time.Second + lease, true, true},
+		},
+		"nobody is ended while out of touch": {
+			{lease, false, false}, {2 * lease, false, false}, {3 * lease, false, false},
+		},
+		"one that never was in touch waits for a lease from when it is": {
+			{0, false, false}, {lease, true, false}, {2*lease - 1, true, false}, {2 * lease, true, true},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			c := contact{since: began}
+			for _, r := range renewals {
+				if got := c.lasts(began.Add(r.at), r.reached, lease); got != r.want {
+					t.Errorf("after %v, reached %v: it lasts is %v", r.at, r.reached, got)
+				}
+			}
+		})
+	}
+}
