@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,5 +207,238 @@ func TestParkedModelsEnd(t *testing.T) {
 		if run, err := f.Run(ctx, alice, id); err != nil || run.State != metastore.RunEnded {
 			t.Errorf("the run is %q (%v)", run.State, err)
 		}
+	})
+}
+
+// revival is a store that has something happen just before and just after a
+// server makes a parked run its own.
+type revival struct {
+	metastore.Store
+	before, after func()
+}
+
+func (r *revival) MoveRun(ctx context.Context, id string, from, to metastore.Holding) (bool, error) {
+	revives := from.State == metastore.RunParked && to.State == metastore.RunLive
+	if revives && r.before != nil {
+		r.before()
+	}
+	moved, err := r.Store.MoveRun(ctx, id, from, to)
+	if revives && r.after != nil {
+		r.after()
+	}
+	return moved, err
+}
+
+// trainAndPark has a run with one step that no checkpoint holds, parked by a
+// server that has stopped. Another one is there.
+func trainAndPark(t *testing.T) (b *fixture, session, id string) {
+	t.Helper()
+	a, b := together(t)
+	session = a.session(alice)
+	id = a.run(alice, session)
+	a.step(alice, id, 1)
+	if err := a.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return b, session, id
+}
+
+// afterOneStep is the loss of request 3 without any interruption.
+func afterOneStep(t *testing.T) float64 {
+	t.Helper()
+	f := newFixture(t)
+	id := f.run(alice, f.session(alice))
+	f.step(alice, id, 1)
+	fut, err := f.forwardBackward(id, 3)
+	return loss(t, fut, err)
+}
+
+// wantParked checks whether there is what a parked model is brought back from,
+// and the state of its run.
+func (f *fixture) wantParked(id string, there bool, state metastore.RunState) {
+	f.t.Helper()
+	run, err := f.meta.Run(f.t.Context(), id)
+	if err != nil || run.State != state {
+		f.t.Errorf("the run is %q (%v), want %q", run.State, err, state)
+	}
+	_, err = f.meta.Checkpoint(f.t.Context(), id, parkedKind, parkedName)
+	if err != nil && CodeOf(err) != NotFound {
+		f.t.Error(err)
+	}
+	if (err == nil) != there {
+		f.t.Errorf("what was parked is there: %v", err == nil)
+	}
+}
+
+func (f *fixture) has(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.models[id] != nil
+}
+
+// Of two servers that are asked for a parked model at the same time one has it,
+// and the other leads to that one.
+func TestParkedModelIsTakenOnce(t *testing.T) {
+	want := afterOneStep(t)
+	for round := range 8 {
+		b, _, id := trainAndPark(t)
+		store := &revival{Store: b.meta}
+		if round%2 == 0 { // both have loaded it before either takes it; else as it happens
+			var ready atomic.Int32
+			both := make(chan struct{})
+			store.before = func() {
+				if ready.Add(1) == 2 {
+					close(both)
+				}
+				select {
+				case <-both:
+				case <-time.After(10 * time.Second):
+					t.Error("one of them does not even try")
+				}
+			}
+		}
+		urls := []string{"http://c", "http://d"}
+		b.meta = store
+		servers := []*fixture{b.beside(urls[0]), b.beside(urls[1])}
+		futs, errs := make([]*Future, 2), make([]error, 2)
+		var asking sync.WaitGroup
+		for i, f := range servers {
+			asking.Go(func() { futs[i], errs[i] = f.forwardBackward(id, 3) })
+		}
+		asking.Wait()
+		winner := slices.Index(errs, nil)
+		if winner < 0 || errs[1-winner] == nil {
+			t.Fatalf("round %d: the servers answer %v", round, errs)
+		}
+		at, other := servers[winner], servers[1-winner]
+		wantElsewhere(t, errs[1-winner], at, urls[winner])
+		if got := loss(t, futs[winner], nil); got != want {
+			t.Errorf("round %d: the loss is %v, want %v", round, got, want)
+		}
+		_, err := other.forwardBackward(id, 4)
+		wantElsewhere(t, err, at, urls[winner])
+		if run, err := b.meta.Run(t.Context(), id); err != nil || run.Server != at.ServerID() {
+			t.Errorf("round %d: the run is %+v, %v", round, run, err)
+		}
+		if !at.has(id) || other.has(id) {
+			t.Errorf("round %d: the model is there %v, and at the other one %v", round, at.has(id), other.has(id))
+		}
+		at.wantParked(id, false, metastore.RunLive)
+	}
+}
+
+// What a parked model belongs to may end while it is on its way back.
+func TestParkedModelComesBackTooLate(t *testing.T) {
+	ctx := t.Context()
+	want := afterOneStep(t)
+	// onTheWay returns a server c beside b, and what it answers to the request
+	// that brings a model back, while something happens.
+	onTheWay := func(t *testing.T, happens func(b, c *fixture, session string, store *revival)) (b, c *fixture, id string, fut *Future, err error) {
+		t.Helper()
+		b, session, id := trainAndPark(t)
+		store := &revival{Store: b.meta}
+		c = (&fixture{t: t, meta: store, blobs: b.blobs, eng: b.eng, clock: b.clock}).beside("http://c")
+		happens(b, c, session, store)
+		fut, err = c.forwardBackward(id, 3)
+		return b, c, id, fut, err
+	}
+	finish := func(b *fixture, session string) func() {
+		return func() {
+			if err := b.FinishSession(ctx, alice, session, "success", ""); err != nil {
+				b.t.Error(err)
+			}
+		}
+	}
+	// stop has a server stop, up to where it waits for what is on its way.
+	stop := func(c *fixture) func() {
+		return func() {
+			var closing sync.WaitGroup
+			closing.Go(func() {
+				if err := c.Close(context.Background()); err != nil {
+					c.t.Error(err)
+				}
+			})
+			c.t.Cleanup(closing.Wait)
+			<-c.ctx.Done()
+		}
+	}
+	// goesOn checks that nothing was lost.
+	goesOn := func(t *testing.T, b *fixture, id string) {
+		t.Helper()
+		b.wantParked(id, true, metastore.RunParked)
+		fut, err := b.Retrieve(ctx, alice, requestID(id, 2))
+		must[wire.OptimStepResult](t, fut, err)
+		fut, err = b.forwardBackward(id, 3)
+		if got := loss(t, fut, err); got != want {
+			t.Errorf("the loss is %v, want %v", got, want)
+		}
+	}
+
+	t.Run("its session ends before it is live", func(t *testing.T) {
+		b, c, id, _, err := onTheWay(t, func(b, _ *fixture, session string, store *revival) { store.before = finish(b, session) })
+		wantCode(t, err, Gone, "no longer loaded")
+		b.wantParked(id, false, metastore.RunEnded)
+		if c.has(id) {
+			t.Error("the model is there")
+		}
+	})
+	t.Run("its session ends when it is live", func(t *testing.T) {
+		b, c, id, fut, err := onTheWay(t, func(b, _ *fixture, session string, store *revival) { store.after = finish(b, session) })
+		if got := loss(t, fut, err); got != want { // it was accepted
+			t.Errorf("the loss is %v, want %v", got, want)
+		}
+		b.wantParked(id, false, metastore.RunLive)
+		if err := c.renew(); err != nil {
+			t.Fatal(err)
+		}
+		for run, err := b.meta.Run(ctx, id); err == nil && run.State == metastore.RunLive; run, err = b.meta.Run(ctx, id) {
+			time.Sleep(time.Millisecond)
+		}
+		b.wantParked(id, false, metastore.RunEnded)
+		if c.has(id) {
+			t.Error("the model is still there")
+		}
+		_, err = c.forwardBackward(id, 4)
+		wantCode(t, err, Gone, "no longer loaded")
+	})
+	t.Run("its server is taken for dead before it is live", func(t *testing.T) {
+		b, c, id, _, err := onTheWay(t, func(_, c *fixture, _ string, store *revival) { store.before = c.expire })
+		wantCode(t, err, Unavailable, "out of touch")
+		if c.has(id) {
+			t.Error("the model is there")
+		}
+		goesOn(t, b, id)
+		_, err = c.forwardBackward(id, 4)
+		wantElsewhere(t, err, b, "http://b")
+	})
+	t.Run("its server is taken for dead when it is live", func(t *testing.T) {
+		b, c, id, _, err := onTheWay(t, func(_, c *fixture, _ string, store *revival) { store.after = c.expire })
+		if err != nil { // it has not noticed
+			t.Fatal(err)
+		}
+		b.wantParked(id, false, metastore.RunCorrupted)
+		_, err = b.forwardBackward(id, 4)
+		wantCode(t, err, Gone, "no longer loaded")
+		if err := c.renew(); err != nil {
+			t.Fatal(err)
+		}
+		for c.has(id) {
+			time.Sleep(time.Millisecond)
+		}
+		_, err = c.forwardBackward(id, 4)
+		wantCode(t, err, Gone, "no longer loaded")
+		b.wantParked(id, false, metastore.RunCorrupted)
+	})
+	t.Run("its server stops before it is live", func(t *testing.T) {
+		b, _, id, _, err := onTheWay(t, func(_, c *fixture, _ string, store *revival) { store.before = stop(c) })
+		if CodeOf(err) != Unavailable {
+			t.Errorf("error %v", err)
+		}
+		goesOn(t, b, id)
+	})
+	t.Run("its server stops when it is live", func(t *testing.T) {
+		b, _, id, _, err := onTheWay(t, func(_, c *fixture, _ string, store *revival) { store.after = stop(c) })
+		wantCode(t, err, Unavailable, "shutting down")
+		goesOn(t, b, id)
 	})
 }
