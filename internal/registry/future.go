@@ -121,6 +121,9 @@ func (s *futures) start(ctx context.Context, f *Future) context.Context {
 
 // complete settles a future and wakes whoever waits for it.
 func (s *futures) complete(f *Future, result any, err error) {
+	if err != nil {
+		result = nil // it may be a nil pointer of a result's type
+	}
 	f.result, f.err = result, classify(err)
 	f.mu.Lock()
 	f.finished = s.now()

@@ -767,3 +767,38 @@ func TestTraceHoldsASessionsRequests(t *testing.T) {
 		t.Error("a trace of no session")
 	}
 }
+
+// A request that fails when it is carried out ends with its error, and nothing
+// else with it.
+func TestFailuresOfTheEngine(t *testing.T) {
+	ctx := t.Context()
+	f := newFixture(t)
+	session := f.session(alice)
+	created, err := f.CreateRun(ctx, alice, NewRun{SessionID: session, LoRA: tinyLoRA, Seed: ptr(int64(1)), RequestHash: "create"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Whether the model is there yet or not: if it is not, nobody can say that
+	// the request is wrong before its turn.
+	wrong := batch("hello")
+	wrong.Loss = "nonsense"
+	fut, err := f.ForwardBackward(ctx, alice, runID(session, 0), ptr(int64(1)), "wrong", wrong)
+	_, err = wait(fut, err)
+	wantCode(t, err, Invalid, "nonsense")
+	must[wire.CreateModelResult](t, created, nil)
+	f.step(alice, runID(session, 0), 2)
+
+	sampled, err := f.Sample(ctx, alice, SampleTarget{BaseModel: tinyLoRA.BaseModel}, "hash",
+		&engine.SampleRequest{Prompt: []int32{1, 2}, NumSamples: 1000, MaxTokens: 500, Temperature: 1, TopP: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for f.Stats().Running == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := f.Cancel(ctx, alice, sampled.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = wait(sampled, nil)
+	wantCode(t, err, Unavailable, "cancelled")
+}
