@@ -52,7 +52,8 @@ func preview[T any](a *app, list []T, text func(T) string) {
 			a.say("  and %d more", len(list)-shownPaths)
 			return
 		}
-		a.say("  %s", a.printable(text(item)))
+		line := a.printable(text(item))
+		a.say("%s%s", indentFor(line, a.Width), line)
 	}
 }
 

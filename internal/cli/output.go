@@ -36,7 +36,7 @@ func (a *app) colours() bool { return a.StdoutTerminal && !a.noColor }
 // that they can be read, copied and cut alike. The last column holds what people
 // copy whole, an id or a path, and is never cut. On a terminal too narrow for a
 // row, the columns that may be dropped are, and if that is not enough the last
-// one gets a line of its own.
+// one gets a line of its own, indented as far as leaves it whole.
 //
 // What does not fit into its sample is printed as it comes, in columns as wide
 // as the sample's, so that a table may have any number of rows.
@@ -56,6 +56,7 @@ type layout struct {
 	columns []int // those shown before the last one
 	widths  []int // of all
 	wrap    bool  // the last column has a line of its own
+	indent  string
 }
 
 const (
@@ -156,9 +157,25 @@ func (w *tableWriter) fit() *layout {
 	if !fits {
 		columns, _ = shown(-len(columnGap))
 		l.wrap = last > 0
+		l.indent = wrapIndent
+		for _, r := range append([][]string{w.headings}, w.rows...) {
+			if i := indentFor(r[last], limit); len(i) < len(l.indent) {
+				l.indent = i
+			}
+		}
 	}
 	l.columns = columns
 	return l
+}
+
+// indentFor is how far a text is indented on a line of its own, so that a
+// terminal of width columns does not cut it. One that is too wide in any case
+// is indented all the same.
+func indentFor(s string, width int) string {
+	if room := width - text.StringWidth(s); width > 0 && room >= 0 && room < len(wrapIndent) {
+		return wrapIndent[:room]
+	}
+	return wrapIndent
 }
 
 func (w *tableWriter) line(values []string, heading bool) {
@@ -182,13 +199,14 @@ func (w *tableWriter) line(values []string, heading bool) {
 	}
 	if w.layout.wrap {
 		end()
-		b.WriteString(wrapIndent)
+		b.WriteString(w.layout.indent)
 	}
 	put(len(values) - 1)
 	end()
 }
 
-// properties prints names and values, one a line.
+// properties prints names and values, one a line. On a terminal, a path, an id
+// or a digest that would be cut there has a line of its own.
 func (a *app) properties(pairs ...string) error {
 	width := 0
 	for i := 0; i < len(pairs); i += 2 {
@@ -201,7 +219,12 @@ func (a *app) properties(pairs ...string) error {
 		if a.colours() {
 			name = text.Bold.Sprint(name)
 		}
-		b.WriteString(strings.TrimRight(name+pad+a.printable(pairs[i+1]), " ") + "\n")
+		value := a.printable(pairs[i+1])
+		whole := !strings.Contains(value, " ")
+		if whole && a.StdoutTerminal && a.Width > 0 && width+len(columnGap)+text.StringWidth(value) > a.Width {
+			pad = "\n" + indentFor(value, a.Width)
+		}
+		b.WriteString(strings.TrimRight(name+pad+value, " ") + "\n")
 	}
 	return a.print("%s", b.String())
 }

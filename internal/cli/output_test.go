@@ -18,6 +18,8 @@ func TestTableFitsTheTerminal(t *testing.T) {
 		"wide":        {200, "Size    Public   Path\n10 kB   no       " + id + "\n"},
 		"just wide":   {17 + len(id), "Size    Public   Path\n10 kB   no       " + id + "\n"},
 		"narrower":    {16 + len(id), "Size    Path\n10 kB   " + id + "\n"},
+		"just narrow": {1 + len(id), "Size    Public\n Path\n10 kB   no\n " + id + "\n"},
+		"full":        {len(id), "Size    Public\nPath\n10 kB   no\n" + id + "\n"},
 		"narrow":      {80, "Size    Public\n  Path\n10 kB   no\n  " + id + "\n"},
 		"very narrow": {10, "Size\n  Path\n10 kB\n  " + id + "\n"},
 		"too narrow":  {2, "Size\n  Path\n10 kB\n  " + id + "\n"},
@@ -28,6 +30,28 @@ func TestTableFitsTheTerminal(t *testing.T) {
 			table := a.table("Size", "Public", "Path").droppable("Public")
 			table.row("10 kB", "no", id)
 			if err := table.render(); err != nil || out.String() != tc.want {
+				t.Errorf("%v\n%s\nwant\n%s", err, out.String(), tc.want)
+			}
+		})
+	}
+}
+
+func TestPropertiesKeepPathsWhole(t *testing.T) {
+	const id = "tinker://11111111-2222-4333-8444-555555555555:train:0/sampler_weights/step-1200"
+	for name, tc := range map[string]struct {
+		width int
+		want  string
+	}{
+		"no terminal": {0, "Path    " + id + "\nWords   a few words that may be cut " + id + "\n"},
+		"wide":        {200, "Path    " + id + "\nWords   a few words that may be cut " + id + "\n"},
+		"just fits":   {8 + len(id), "Path    " + id + "\nWords   a few words that may be cut " + id + "\n"},
+		"narrow":      {2 + len(id), "Path\n  " + id + "\nWords   a few words that may be cut " + id + "\n"},
+		"narrower":    {1 + len(id), "Path\n " + id + "\nWords   a few words that may be cut " + id + "\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			a := &app{Env: Env{Stdout: &out, StdoutTerminal: tc.width > 0, Width: tc.width}, noColor: true}
+			if err := a.properties("Path", id, "Words", "a few words that may be cut "+id); err != nil || out.String() != tc.want {
 				t.Errorf("%v\n%s\nwant\n%s", err, out.String(), tc.want)
 			}
 		})
