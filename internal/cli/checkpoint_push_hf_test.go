@@ -86,7 +86,7 @@ func TestExportAndPushUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"export":                                     "Usage: tinkex checkpoint export PATH",
 		"export x":                                   `"tinker://"`,
-		"export " + p + " " + p:                      "accepts 1 arg",
+		"export " + p + " " + p:                      "expected 1 argument, got ",
 		"export " + p + " --jobs 0":                  "at least 1",
 		"export " + p + " --output=":                 "--output",
 		"push-hf":                                    "Usage: tinkex checkpoint push-hf PATH",

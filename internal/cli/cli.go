@@ -167,7 +167,7 @@ Find out what is wrong:       tinkex doctor`,
 	f.BoolVar(&a.noColor, "no-color", os.Getenv("NO_COLOR") != "", "no colours (also NO_COLOR)")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what is being done to standard error")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%v%s\nSee '%s --help'.", err, suggestFlag(cmd, err), cmd.CommandPath())
+		return usagef("%v%s\nSee '%s --help'.", flagProblem(err), suggestFlag(cmd, err), cmd.CommandPath())
 	})
 	root.AddCommand(
 		a.demoCommand(),
@@ -199,7 +199,7 @@ func hardenUsage(cmd *cobra.Command) {
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, a []string) error {
 			if err := args(cmd, a); err != nil {
-				return usagef("%v\nUsage: %s", err, cmd.UseLine())
+				return usagef("%s\nUsage: %s", argsProblem(cmd, err), cmd.UseLine())
 			}
 			return nil
 		}

@@ -119,44 +119,49 @@ func TestWrongUsage(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"unknown command":     {"chekpoint list", exitUsage, `did you mean "checkpoint"?`},
-		"unknown subcommand":  {"checkpoint lst", exitUsage, `did you mean "list"?`},
-		"unknown flag":        {"checkpoint list --bogus", exitUsage, "--bogus"},
-		"format":              {"version -f xml", exitUsage, "use table or json"},
-		"negative timeout":    {"version --timeout -1s", exitUsage, "negative"},
-		"negative limit":      {"checkpoint list --limit -1", exitUsage, "--limit 0 is all"},
-		"negative run offset": {"run list --offset -1", exitUsage, "negative"},
-		"type":                {"checkpoint list --type x", exitUsage, "use weights or sampler_weights"},
-		"time":                {"checkpoint list --before yesterday", exitUsage, "2026-01-31"},
-		"info without path":   {"checkpoint info", exitUsage, "Usage: tinkex checkpoint info PATH"},
-		"not a path":          {"checkpoint info foo", exitUsage, `"tinker://"`},
-		"unknown kind":        {"checkpoint info tinker://run/other/a", exitUsage, `unknown kind "other"`},
-		"unsafe name":         {"checkpoint info tinker://run/weights/..", exitUsage, "unsafe"},
-		"ttl and remove":      {"checkpoint set-ttl " + p + " --ttl 5 --remove", exitUsage, "either"},
-		"ttl nor remove":      {"checkpoint set-ttl " + p, exitUsage, "either"},
-		"ttl zero":            {"checkpoint set-ttl " + p + " --ttl 0", exitUsage, "at least 1"},
-		"ttl fraction":        {"checkpoint set-ttl " + p + " --ttl 1.5s", exitUsage, "whole seconds"},
-		"ttl huge":            {"checkpoint set-ttl " + p + " --ttl 99999999999999", exitUsage, "--ttl"},
-		"delete nothing":      {"checkpoint delete", exitUsage, "--run-id"},
-		"delete both":         {"checkpoint delete " + p + " --run-id r", exitUsage, "not both"},
-		"delete filter":       {"checkpoint delete " + p + " --type weights", exitUsage, "give --run-id"},
-		"jobs":                {"checkpoint download " + p + " --jobs 0", exitUsage, "at least 1"},
-		"import no name":      {"checkpoint import dir", exitUsage, "--name NAME is required"},
-		"import bad name":     {"checkpoint import dir --name a/b", exitUsage, "--name: "},
-		"import type":         {"checkpoint import dir --name a --type external", exitUsage, "weights or sampler_weights"},
-		"import ttl":          {"checkpoint import dir --name a --ttl 0", exitUsage, "--ttl"},
-		"import jobs":         {"checkpoint import dir --name a --jobs 0", exitUsage, "at least 1"},
-		"import two":          {"checkpoint import a b --name a", exitUsage, "import DIR"},
-		"one bad of two":      {"checkpoint download " + p + " bad", exitUsage, `"bad"`},
-		"serve address":       {"serve --addr nonsense", exitUsage, "HOST:PORT"},
-		"serve public URL":    {"serve --public-url ftp://x", exitUsage, "http or https"},
-		"serve log format":    {"serve --log-format xml", exitUsage, "text or json"},
-		"serve log level":     {"serve --log-level loud", exitUsage, "debug, info, warn or error"},
-		"serve metrics":       {"serve --metrics-addr 9090", exitUsage, "HOST:PORT or off"},
-		"serve profiles":      {"serve --metrics-addr off --pprof", exitUsage, "--metrics-addr 127.0.0.1:PORT"},
-		"serve profiles out":  {"serve --public-url http://x --pprof", exitUsage, "not for strangers"},
-		"serve model":         {"serve --model x", exitUsage, "NAME=DIR"},
-		"revoke nothing":      {"key revoke", exitUsage, "revoke ID..."},
+		"unknown command":      {"chekpoint list", exitUsage, `did you mean "checkpoint"?`},
+		"unknown subcommand":   {"checkpoint lst", exitUsage, `did you mean "list"?`},
+		"unknown flag":         {"checkpoint list --bogus", exitUsage, "--bogus"},
+		"format":               {"version -f xml", exitUsage, "use table or json"},
+		"negative timeout":     {"version --timeout -1s", exitUsage, "negative"},
+		"negative limit":       {"checkpoint list --limit -1", exitUsage, "--limit 0 is all"},
+		"negative run offset":  {"run list --offset -1", exitUsage, "negative"},
+		"limit not a number":   {"checkpoint list --limit x", exitUsage, "tinkex: --limit: \"x\" is not a whole number\n"},
+		"timeout without unit": {"version --timeout 5", exitUsage, `--timeout: "5" is not a duration; write 30s or 5m`},
+		"not true or false":    {"checkpoint list --public=maybe", exitUsage, `--public: "maybe" is not true or false`},
+		"list with argument":   {"checkpoint list foo", exitUsage, "tinkex: unexpected argument \"foo\"\n"},
+		"download nothing":     {"checkpoint download", exitUsage, "expected at least 1 argument, got 0"},
+		"type":                 {"checkpoint list --type x", exitUsage, "use weights or sampler_weights"},
+		"time":                 {"checkpoint list --before yesterday", exitUsage, "2026-01-31"},
+		"info without path":    {"checkpoint info", exitUsage, "tinkex: expected 1 argument, got 0\nUsage: tinkex checkpoint info PATH"},
+		"not a path":           {"checkpoint info foo", exitUsage, `"tinker://"`},
+		"unknown kind":         {"checkpoint info tinker://run/other/a", exitUsage, `unknown kind "other"`},
+		"unsafe name":          {"checkpoint info tinker://run/weights/..", exitUsage, "unsafe"},
+		"ttl and remove":       {"checkpoint set-ttl " + p + " --ttl 5 --remove", exitUsage, "either"},
+		"ttl nor remove":       {"checkpoint set-ttl " + p, exitUsage, "either"},
+		"ttl zero":             {"checkpoint set-ttl " + p + " --ttl 0", exitUsage, "at least 1"},
+		"ttl fraction":         {"checkpoint set-ttl " + p + " --ttl 1.5s", exitUsage, "whole seconds"},
+		"ttl huge":             {"checkpoint set-ttl " + p + " --ttl 99999999999999", exitUsage, "--ttl"},
+		"delete nothing":       {"checkpoint delete", exitUsage, "or --run for all"},
+		"delete both":          {"checkpoint delete " + p + " --run-id r", exitUsage, "not both"},
+		"delete filter":        {"checkpoint delete " + p + " --type weights", exitUsage, "give --run, or"},
+		"jobs":                 {"checkpoint download " + p + " --jobs 0", exitUsage, "at least 1"},
+		"import no name":       {"checkpoint import dir", exitUsage, "--name NAME is required"},
+		"import bad name":      {"checkpoint import dir --name a/b", exitUsage, "--name: "},
+		"import type":          {"checkpoint import dir --name a --type external", exitUsage, "weights or sampler_weights"},
+		"import ttl":           {"checkpoint import dir --name a --ttl 0", exitUsage, "--ttl"},
+		"import jobs":          {"checkpoint import dir --name a --jobs 0", exitUsage, "at least 1"},
+		"import two":           {"checkpoint import a b --name a", exitUsage, "import (DIR"},
+		"one bad of two":       {"checkpoint download " + p + " bad", exitUsage, `"bad"`},
+		"serve address":        {"serve --addr nonsense", exitUsage, "HOST:PORT"},
+		"serve public URL":     {"serve --public-url ftp://x", exitUsage, "http or https"},
+		"serve log format":     {"serve --log-format xml", exitUsage, "text or json"},
+		"serve log level":      {"serve --log-level loud", exitUsage, "debug, info, warn or error"},
+		"serve metrics":        {"serve --metrics-addr 9090", exitUsage, "HOST:PORT or off"},
+		"serve profiles":       {"serve --metrics-addr off --pprof", exitUsage, "--metrics-addr 127.0.0.1:PORT"},
+		"serve profiles out":   {"serve --public-url http://x --pprof", exitUsage, "not for strangers"},
+		"serve model":          {"serve --model x", exitUsage, "NAME=DIR"},
+		"revoke nothing":       {"key revoke", exitUsage, "revoke ID..."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, strings.Fields(tc.args)...).want(t, tc.code, nil, []string{"tinkex: ", tc.stderr})
@@ -270,11 +275,12 @@ func TestCheckpointInfo(t *testing.T) {
 func TestPublishAndExpire(t *testing.T) {
 	w := newWorld(t, "a")
 	p := w.path("a")
-	run(t, "checkpoint", "unpublish", p).want(t, exitFailed, nil, []string{"not public"})
+	run(t, "checkpoint", "unpublish", p).want(t, exitFailed, nil, []string{"is not public", "there is nothing to do"})
 	run(t, "-f", "json", "checkpoint", "publish", p).want(t, exitDone, []string{`"public": true`}, nil)
-	run(t, "checkpoint", "publish", p).want(t, exitFailed, nil, []string{"already public"})
+	run(t, "checkpoint", "publish", p).want(t, exitFailed, nil, []string{"is already public", "there is nothing to do"})
 	run(t, "checkpoint", "unpublish", p).want(t, exitDone, nil, []string{"Unpublished"})
-	run(t, "checkpoint", "set-ttl", p, "--ttl", "3600").want(t, exitDone, nil, []string{"expires in 1h0m0s"})
+	run(t, "checkpoint", "set-ttl", p, "--ttl", "3600").want(t, exitDone, nil, []string{"expires in 1h, at 20"})
+	run(t, "checkpoint", "set-ttl", p, "--ttl", "1w2d90s").want(t, exitDone, nil, []string{"expires in 9d1m30s, at 20"})
 	if c := decode[infoJSON](t, run(t, "-f", "json", "checkpoint", "info", p)); c.ExpiresAt == "" {
 		t.Error("no expiry was set")
 	}

@@ -61,9 +61,9 @@ func TestRetentionUsage(t *testing.T) {
 		"set --keep-last 1 --type x":               `--type: "x" is no type`,
 		"set --keep-last 1 --type weights,weights": "is there twice",
 		"set --keep-daily 1 --time-zone=":          "--time-zone",
-		"set x":                                    "unknown command",
+		"set x":                                    "unexpected argument",
 		"set --keeplast 1":                         "did you mean --keep-last?",
-		"show x":                                   "unknown command",
+		"show x":                                   "unexpected argument",
 		"preview --type weights":                   "say what to keep",
 		"prewiew":                                  `did you mean "preview"?`,
 	} {

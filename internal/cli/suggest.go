@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,52 @@ func suggestFlag(cmd *cobra.Command, err error) string {
 		return fmt.Sprintf("; did you mean --%s?", best)
 	}
 	return ""
+}
+
+// flagProblem says in words what is wrong with a flag.
+func flagProblem(err error) string {
+	var bad *pflag.InvalidValueError
+	if !errors.As(err, &bad) {
+		return err.Error()
+	}
+	kinds := map[string]string{"int": "a whole number", "duration": "a duration; write 30s or 5m", "bool": "true or false"}
+	kind, known := kinds[bad.GetFlag().Value.Type()]
+	if !known {
+		return err.Error()
+	}
+	return fmt.Sprintf("--%s: %q is not %s", bad.GetFlag().Name, bad.GetValue(), kind)
+}
+
+var (
+	numberOfArgs = regexp.MustCompile(`^(accepts|requires at least) (\d+) arg\(s\), (?:only )?received (\d+)$`)
+	noArgs       = regexp.MustCompile(`^unknown command (".*") for ".*"$`)
+)
+
+// argsProblem says in words what is wrong with a command's arguments.
+func argsProblem(cmd *cobra.Command, err error) string {
+	if m := numberOfArgs.FindStringSubmatch(err.Error()); m != nil {
+		least := ""
+		if m[1] != "accepts" {
+			least = "at least "
+		}
+		noun := "arguments"
+		if m[2] == "1" {
+			noun = "argument"
+		}
+		return fmt.Sprintf("expected %s%s %s, got %s", least, m[2], noun, m[3])
+	}
+	if m := noArgs.FindStringSubmatch(err.Error()); m != nil {
+		problem := "unexpected argument " + m[1]
+		var names []string
+		for _, sub := range cmd.Commands() {
+			names = append(names, sub.Name())
+		}
+		if best := nearest(strings.Trim(m[1], `"`), names); best != "" {
+			problem += fmt.Sprintf("; did you mean %q?", best)
+		}
+		return problem
+	}
+	return err.Error()
 }
 
 // nearest returns the candidate that word was probably meant to be, or "".

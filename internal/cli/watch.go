@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 )
 
 const watchHelp = `
---watch asks again every five seconds, or as often as it says, and ends with Ctrl-C.
+--watch asks again every five seconds, or as often as it says (10s, 2m), and ends
+with Ctrl-C.
 On a terminal the list is drawn anew; elsewhere what has changed is printed as a
 block, or a JSON document, of its own. A server that fails for a while is waited for.
 `
@@ -42,23 +44,27 @@ func (f *watchFlag) add(cmd *cobra.Command) {
 	// A flag whose value may be left out takes none after a space, which is
 	// where people write it.
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 1 && f.given == watchEvery.String() {
-			if _, err := parseAge("--watch", args[0]); err == nil {
-				f.given = args[0]
-				return nil
-			}
+		if len(args) == 1 && f.given == watchEvery.String() && startsWithDigit(args[0]) {
+			f.given = args[0]
+			return nil
 		}
 		return cobra.NoArgs(cmd, args)
 	}
 }
 
+func startsWithDigit(s string) bool { return s != "" && '0' <= s[0] && s[0] <= '9' }
+
 func (f *watchFlag) parse() error {
 	if f.given == "" {
 		return nil
 	}
-	every, err := parseAge("--watch", f.given)
+	given := f.given
+	if _, err := strconv.ParseFloat(given, 64); err == nil {
+		given += "s" // as watch(1) has it
+	}
+	every, err := parseAge("--watch", given)
 	if err != nil {
-		return err
+		return usagef("--watch: %q is not an interval; write 5s, 2m or, in seconds, 10", f.given)
 	}
 	if every < watchAtLeast {
 		return usagef("--watch: %s is too often; expected at least %v", f.given, watchAtLeast)

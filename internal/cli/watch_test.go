@@ -153,6 +153,8 @@ func TestWatchLists(t *testing.T) {
 		"checkpoint list --watch 2s --paths": w.path("a"),
 		"run list --watch":                   w.run,
 		"run list --watch 1d --limit 0":      w.run,
+		"run list --watch 2":                 w.run,
+		"run list --watch=2.5":               w.run,
 		"session list --watch -f json":       session,
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -166,7 +168,10 @@ func TestWatchLists(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"run list --watch=0s":             "too often",
-		"run list --watch=soon":           `"soon" is not a span of time`,
+		"run list --watch=soon":           `"soon" is not an interval`,
+		"run list --watch 3x":             `"3x" is not an interval`,
+		"run list --watch 100ms":          `"100ms" is not an interval`,
+		"run list --watch 0.5":            "too often",
 		"run list --watch soon":           "soon",
 		"run list 5s":                     "5s",
 		"run list --watch 5s 6s":          "5s",
