@@ -72,13 +72,13 @@ func (f *deleteFlags) check(args []string) error {
 	case byRun && f.allRuns:
 		return usagef("give either --run or --all-runs, not both")
 	case len(args) > 0 && (byRun || f.allRuns):
-		return usagef("give either paths or --run-id, not both")
+		return usagef("give either paths or --run, not both")
 	case filters && !byRun && !f.allRuns:
-		return usagef("filters select among a run's checkpoints; give --run-id, or --all-runs")
+		return usagef("filters select among a run's checkpoints; give --run, or --all-runs")
 	case len(args) == 0 && f.allRuns && !filters:
 		return usagef("--all-runs alone would delete every checkpoint you have; say which with a filter, such as --before 90d or --name 'tmp-*'")
 	case len(args) == 0 && !byRun && !f.allRuns:
-		return usagef("give the paths of checkpoints, - to read them from standard input, or --run-id for all of a run's")
+		return usagef("give the paths of checkpoints, - to read them from standard input, or --run for all of a run's")
 	case slices.Contains(args, "-") && len(args) > 1:
 		return usagef("give either paths or - to read them from standard input, not both")
 	case slices.Contains(args, "-") && !f.yes:
@@ -145,7 +145,11 @@ func (a *app) checkpointDelete(ctx context.Context, paths []tinkex.TinkerPath, b
 		if a.format == "json" {
 			return a.printJSON(deletedOf(checkpoint.Deleted{}))
 		}
-		a.say("No checkpoints match.")
+		if sizes == nil {
+			a.say("There are no paths on standard input.")
+		} else {
+			a.say("No checkpoints match.")
+		}
 		return nil
 	}
 	if !f.yes {

@@ -165,12 +165,8 @@ func (a *app) printDownloaded(ctx context.Context, done []downloadJSON, errs []e
 		}
 	}
 	if ctx.Err() == nil {
-		goesOn := false
-		for _, e := range errs {
-			a.printError(ctx, e)
-			goesOn = goesOn || a.networkHint(e) != ""
-		}
-		if goesOn {
+		a.printErrors(errs)
+		if slices.ContainsFunc(errs, func(e error) bool { return a.networkHint(e) != "" }) {
 			a.say("The same command goes on where this one stopped:\n  %s", a.again())
 		}
 	}

@@ -260,6 +260,9 @@ func TestBulkDelete(t *testing.T) {
 	if strings.Contains(r.stderr, "step-5: ") {
 		t.Errorf("what had gone already is a failure:\n%s", r.stderr)
 	}
+	if strings.Count(r.stderr, "The key may not do that.") != 1 {
+		t.Errorf("what to do is not said once:\n%s", r.stderr)
+	}
 	if got := listedNames(t, "--sort", "name"); got != "step-3 step-4 step-5 step-10 step-11 step-12" {
 		t.Errorf("left are %s", got)
 	}
@@ -268,7 +271,8 @@ func TestBulkDelete(t *testing.T) {
 	if !slices.Equal(got.Deleted, []string{seededPath(10)}) || !slices.Equal(got.Gone, []string{seededPath(1)}) || len(got.Failed) != 0 {
 		t.Errorf("from standard input: %+v", got)
 	}
-	tinkexWith(t, Env{}, "checkpoint", "delete", "-", "-y").want(t, exitDone, nil, []string{"No checkpoints match."})
+	tinkexWith(t, Env{}, "checkpoint", "delete", "-", "-y").want(t, exitDone, nil, []string{"no paths on standard input"})
+	run(t, "checkpoint", "delete", seededPath(99), "-y").want(t, exitNotFound, nil, []string{"It does not exist, has expired, or belongs to another key."})
 	run(t, "checkpoint", "delete", "--all-runs", "--name", "step-1?", "-y").want(t, exitDone, nil, []string{"Deleted 2 of 2 checkpoints."})
 	// If all fail the reason decides.
 	run(t, "checkpoint", "delete", "--all-runs", "--name", "step-[34]", "-y").want(t, exitNotFound, nil, []string{"not now", "Deleted 0 of 2 checkpoints; 2 failed."})

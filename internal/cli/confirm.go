@@ -90,9 +90,11 @@ func deletedOf(d checkpoint.Deleted) deletedJSON {
 
 // reportDeleted says in words what was deleted, and what was not.
 func (a *app) reportDeleted(d checkpoint.Deleted, freed string) {
-	for _, f := range d.Failed {
-		a.say("tinkex: %s", f.Err)
+	errs := make([]error, len(d.Failed))
+	for i, f := range d.Failed {
+		errs[i] = f.Err
 	}
+	a.printErrors(errs)
 	msg := fmt.Sprintf("Deleted %d of %s", len(d.Deleted), plural(d.Total(), "checkpoint"))
 	if len(d.Deleted) > 0 && len(d.Deleted)+len(d.Gone) == d.Total() {
 		msg += freed

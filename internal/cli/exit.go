@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/tinkex/tinkex"
@@ -122,6 +123,21 @@ func (a *app) printError(ctx context.Context, err error) {
 	}
 	a.say("tinkex: %s", err)
 	if hint := a.hint(err); hint != "" {
+		a.say("%s", hint)
+	}
+}
+
+// printErrors reports what failed of several items. What to do next is said
+// once, however many it is about.
+func (a *app) printErrors(errs []error) {
+	var hints []string
+	for _, err := range errs {
+		a.say("tinkex: %s", err)
+		if hint := a.hint(err); hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	for _, hint := range hints {
 		a.say("%s", hint)
 	}
 }
