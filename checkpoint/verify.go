@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tinkex/tinkex/internal/mirror"
 )
 
 // ManifestFile is the file that Download keeps beside a checkpoint's own, for
@@ -123,6 +125,9 @@ func Verify(ctx context.Context, dir string) (Verification, error) {
 	present, err := listFiles(dir)
 	if err != nil {
 		return v, fmt.Errorf("verify %s: %w", dir, err)
+	}
+	if slices.Contains(present, mirror.HeaderFile) {
+		return v, fmt.Errorf("verify %s: it is a mirror: 'tinkex checkpoint mirror verify --to %s' or VerifyMirror reads it", dir, dir)
 	}
 	m, err := readManifest(dir)
 	switch {

@@ -169,6 +169,9 @@ func leftOut(scheme string) error {
 	if scheme == gcsScheme && blob.DefaultURLMux().ValidBucketScheme("s3") {
 		return errors.New("this build leaves out Google Cloud Storage; build with -tags gcs")
 	}
+	if blob.DefaultURLMux().ValidBucketScheme("s3") {
+		return fmt.Errorf("%s:// is not known here; use a directory, s3://BUCKET?region=REGION or azblob://CONTAINER", scheme)
+	}
 	return fmt.Errorf("this program knows directories only; for %s:// it has to import github.com/tinkex/tinkex/checkpoint/buckets", scheme)
 }
 

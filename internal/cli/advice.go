@@ -49,7 +49,10 @@ func hubHint(err error) string {
 
 // mirrorHint is about mirrors.
 func mirrorHint(err error) string {
+	var locked *checkpoint.MirrorLockedError
 	switch {
+	case errors.As(err, &locked):
+		return "Wait until it is done, and run the same command again; what it has mirrored is not fetched again."
 	case errors.Is(err, checkpoint.ErrOtherAccount):
 		return "Choose another target, or use --rebind to make this one your account's; what is in it stays."
 	case errors.Is(err, checkpoint.ErrNoMirror):

@@ -48,7 +48,7 @@ The path of the copy goes to standard output. With -f json the answer is
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the copy (default the source's)")
 	cmd.Flags().StringVar(&f.runID, "run-id", "", "a run of yours to copy into (default a new one)")
 	cmd.Flags().StringVar(&f.project, "project", "", "project of the new run")
-	cmd.Flags().StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h (default for ever)")
+	cmd.Flags().StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h, 7d (default for ever)")
 	cmd.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace what has that name in the run")
 	return cmd
 }

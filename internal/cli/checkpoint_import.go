@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
+	"github.com/tinkex/tinkex/internal/mirror"
 )
 
 type importFlags struct {
@@ -25,8 +28,8 @@ type importFlags struct {
 func (a *app) checkpointImportCommand() *cobra.Command {
 	var f importFlags
 	cmd := &cobra.Command{
-		Use:   "import DIR --name NAME",
-		Short: "Make checkpoints of a PEFT adapter directory",
+		Use:   "import (DIR --name NAME | MIRROR)",
+		Short: "Make checkpoints of a PEFT adapter directory, or of a mirror",
 		Long: `Make checkpoints of a PEFT adapter directory: adapter_config.json,
 adapter_model.safetensors and, if it is there, optimizer_state.safetensors as
 tinkex saves it. By default it becomes a checkpoint to resume training from and
@@ -36,6 +39,10 @@ Only what the server does not have is sent. The checkpoints appear once all of
 it is there; a command that was cut short goes on where it stopped if it is run
 again within a day. The server must be tinkex serve.
 
+A mirror's directory or bucket URL in place of DIR brings back all that is in it, as
+'tinkex checkpoint restore --from MIRROR' does, which can select and has that JSON;
+--name and --base-model are for adapters: a mirror's checkpoints keep theirs.
+
 The paths of the checkpoints go to standard output. With -f json the answer is
 {"checkpoints": [...], "training_run_id", "files": [{"name", "size_bytes",
 "sha256"}], "sent_bytes", "ignored": [...]}.
@@ -43,6 +50,13 @@ The paths of the checkpoints go to standard output. With -f json the answer is
 		Example: "  tinkex checkpoint import ./my-adapter --name from-peft\n  tinkex checkpoint import ./my-adapter --name from-peft --type sampler_weights --base-model Qwen/Qwen3-0.6B",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if isMirror(args[0]) {
+				opts, err := f.restoreOptions()
+				if err != nil {
+					return err
+				}
+				return a.checkpointRestore(cmd.Context(), args[0], opts)
+			}
 			opts, err := f.options()
 			if err != nil {
 				return err
@@ -55,9 +69,36 @@ The paths of the checkpoints go to standard output. With -f json the answer is
 	cmd.Flags().StringVar(&f.baseModel, "base-model", "", "the server's base model that the adapter is for (default what adapter_config.json says)")
 	cmd.Flags().StringVar(&f.runID, "run-id", "", "a run of yours to import into, or latest (default a new one)")
 	cmd.Flags().BoolVar(&f.overwrite, "overwrite", false, "replace checkpoints of that name in the run")
-	cmd.Flags().StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h (default for ever)")
+	cmd.Flags().StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h, 7d (default for ever)")
 	cmd.Flags().IntVar(&f.jobs, "jobs", checkpoint.DefaultImportJobs, "how many uploads to have on their way at once")
 	return cmd
+}
+
+// isMirror reports whether an import is of a mirror rather than an adapter.
+func isMirror(source string) bool {
+	if strings.Contains(source, "://") {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(source, mirror.HeaderFile))
+	return err == nil
+}
+
+// restoreOptions are those of the import of a mirror.
+func (f *importFlags) restoreOptions() (checkpoint.RestoreOptions, error) {
+	switch {
+	case f.name != "":
+		return checkpoint.RestoreOptions{}, usagef("--name is for adapters: the checkpoints of a mirror keep their names; 'tinkex checkpoint restore --from MIRROR --name PATTERN' selects by them")
+	case f.baseModel != "":
+		return checkpoint.RestoreOptions{}, usagef("--base-model is for adapters: the checkpoints of a mirror keep theirs")
+	case f.runID == latest:
+		return checkpoint.RestoreOptions{}, usagef("--run-id latest: give a run's id to bring a mirror into")
+	}
+	parsed := *f
+	parsed.name = "any"
+	opts, err := parsed.options()
+	return checkpoint.RestoreOptions{
+		Selection: checkpoint.Selection{Types: opts.Types}, ToRun: opts.RunID, Overwrite: opts.Overwrite, TTL: opts.TTL, Jobs: opts.Jobs,
+	}, err
 }
 
 func (f *importFlags) options() (checkpoint.ImportOptions, error) {

@@ -185,15 +185,13 @@ func (a *app) checkpointMirror(ctx context.Context, f *mirrorFlags) error {
 			}
 		}
 		if ctx.Err() == nil {
-			for _, e := range errs {
-				a.printError(ctx, e)
-			}
+			a.printErrors(errs)
 		}
 		a.sayMirrored(m, f)
 	}
 	switch {
 	case ctx.Err() != nil:
-		a.say("Interrupted; %s left. The same command goes on from here.", plural(len(m.Left), "checkpoint"))
+		a.say("Interrupted; %s left. The same command goes on from here:\n  %s", plural(len(m.Left), "checkpoint"), a.again())
 		return errors.Join(errSilent, ctx.Err())
 	case err != nil && partial == nil:
 		return err
@@ -221,7 +219,7 @@ func (a *app) sayMirrored(m checkpoint.Mirrored, f *mirrorFlags) {
 			a.say("Nothing to do: all %s are in %s.", plural(m.Selected, "checkpoint"), m.Target)
 		}
 	default:
-		line := fmt.Sprintf("Mirrored %s (%s, of which %s were fetched) to %s; %d unchanged", plural(len(m.Added), "checkpoint"), size(total), size(m.FetchedBytes), m.Target, m.Unchanged)
+		line := fmt.Sprintf("Mirrored %s of %s to %s, fetching %s; %d unchanged", plural(len(m.Added), "checkpoint"), size(total), m.Target, size(m.FetchedBytes), m.Unchanged)
 		for _, also := range []struct {
 			n    int
 			what string

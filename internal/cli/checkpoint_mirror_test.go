@@ -21,7 +21,7 @@ func TestMirrorAndRestoreCommands(t *testing.T) {
 	}
 	run(t, "checkpoint", "mirror", "verify", "--to", to).want(t, exitNotFound, nil, []string{"no mirror there", "makes one"})
 
-	r := run(t, "checkpoint", "mirror", "--to", to, "--type", "weights").want(t, exitDone, []string{w.path("a") + "\n", w.path("b") + "\n"}, []string{"Mirrored 2 checkpoints (", "0 unchanged."})
+	r := run(t, "checkpoint", "mirror", "--to", to, "--type", "weights").want(t, exitDone, []string{w.path("a") + "\n", w.path("b") + "\n"}, []string{"Mirrored 2 checkpoints of ", " to " + to + ", fetching ", "; 0 unchanged."})
 	if strings.Count(r.stdout, "\n") != 2 {
 		t.Errorf("printed %q", r.stdout)
 	}
@@ -56,7 +56,19 @@ func TestMirrorAndRestoreCommands(t *testing.T) {
 	run(t, "checkpoint", "restore", "--from", to, "--name", "z*").want(t, exitDone, nil, []string{"No checkpoints of the mirror match."})
 	run(t, "checkpoint", "mirror", "--to", to).want(t, exitFailed, nil, []string{"belongs to another account", w.srv.URL, "--rebind"})
 	run(t, "checkpoint", "mirror", "--to", to, "--rebind").want(t, exitDone, []string{path}, []string{"Mirrored 2 checkpoints"})
-	run(t, "checkpoint", "import", to, "--name", "x").want(t, exitFailed, nil, []string{"restore --from " + to})
+	// What import is given is looked at.
+	run(t, "checkpoint", "import", to, "--name", "x").want(t, exitUsage, nil, []string{"--name is for adapters", "restore --from"})
+	run(t, "checkpoint", "import", to, "--base-model", "x").want(t, exitUsage, nil, []string{"--base-model is for adapters"})
+	run(t, "checkpoint", "import", to, "--run-id", "latest").want(t, exitUsage, nil, []string{"give a run's id"})
+	run(t, "checkpoint", "import", to, "--ttl", "soon").want(t, exitUsage, nil, []string{"--ttl"})
+	t.Setenv("TINKER_BASE_URL", tinkextest.NewServer(t).URL)
+	run(t, "checkpoint", "import", to, "--type", "weights").want(t, exitDone, []string{":train:0/weights/b\n"}, []string{"Restored 2 checkpoints ("})
+	i := decode[restoredJSON](t, run(t, "-f", "json", "checkpoint", "import", to).want(t, exitDone, []string{"restored"}, nil))
+	if len(i.Restored) != 2 || len(i.Present) != 2 {
+		t.Errorf("%+v", i)
+	}
+	run(t, "checkpoint", "verify", to).want(t, exitFailed, nil, []string{"it is a mirror", "mirror verify --to " + to})
+	run(t, "checkpoint", "import", "ftp://x").want(t, exitFailed, nil, []string{"ftp:// is not known here"})
 }
 
 func TestMirrorCommandsWithDamage(t *testing.T) {
@@ -96,7 +108,7 @@ func TestMirrorThatFailsInPart(t *testing.T) {
 		return true
 	})
 	to := t.TempDir()
-	run(t, "checkpoint", "mirror", "--to", to).want(t, exitPartly, []string{w.path("b")}, []string{"Mirrored 1 checkpoint (", "1 failed.", w.path("a")})
+	run(t, "checkpoint", "mirror", "--to", to).want(t, exitPartly, []string{w.path("b")}, []string{"Mirrored 1 checkpoint of ", "1 failed.", w.path("a")})
 	m := decode[mirrorJSON](t, run(t, "-f", "json", "checkpoint", "mirror", "--to", to).want(t, exitPartly, []string{"failed"}, nil))
 	if len(m.Failed) != 1 || m.Failed[0].TinkerPath != w.path("a") || m.Unchanged != 1 {
 		t.Errorf("%+v", m)
@@ -137,7 +149,8 @@ func TestWrongUsageOfMirrors(t *testing.T) {
 	const path = "tinker://r/weights/a"
 	for args, want := range map[string]string{
 		"mirror":                                   "--to TARGET is required",
-		"mirror /backup":                           "unknown command",
+		"mirror /backup":                           `unexpected argument "/backup"` + "\nUsage:",
+		"mirror verfy":                             `did you mean "verify"?`,
 		"mirror --to x --jobs 0":                   "--jobs: 0",
 		"mirror --to x --all":                      "--all is for --prune",
 		"mirror --to x --prune --dry-run":          "cannot be combined",
@@ -151,7 +164,7 @@ func TestWrongUsageOfMirrors(t *testing.T) {
 		"restore --from x --ttl never":             "--ttl",
 		"restore --from x --overwrite -n":          "cannot be combined",
 		"restore --from x --name [":                "pattern",
-		"copy":                                     "accepts 1 arg",
+		"copy":                                     "expected 1 argument, got 0",
 		"copy nonsense":                            "",
 		"copy " + path + " --name a/b":             "--name",
 		"copy " + path + " --overwrite":            "--run-id",
@@ -160,6 +173,6 @@ func TestWrongUsageOfMirrors(t *testing.T) {
 	} {
 		run(t, append([]string{"checkpoint"}, strings.Fields(args)...)...).want(t, exitUsage, nil, []string{want})
 	}
-	run(t, "checkpoint", "mirror", "--to", "ftp://x").want(t, exitFailed, nil, []string{"ftp"})
+	run(t, "checkpoint", "mirror", "--to", "ftp://x").want(t, exitFailed, nil, []string{"ftp:// is not known here; use a directory, s3://"})
 	run(t, "checkpoint", "restore", "--from", filepath.Join(t.TempDir(), "none")).want(t, exitNotFound, nil, []string{"no mirror there"})
 }

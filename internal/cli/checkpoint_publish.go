@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -49,7 +51,10 @@ func (a *app) setPublic(ctx context.Context, arg string, public bool) error {
 	if !public {
 		do, done = client.Unpublish, "Unpublished"
 	}
-	if err := do(ctx, path); err != nil {
+	switch err := do(ctx, path); {
+	case errors.Is(err, tinkex.ErrConflict):
+		return fmt.Errorf("%w; there is nothing to do", err)
+	case err != nil:
 		return err
 	}
 	if a.format == "json" {

@@ -72,7 +72,7 @@ present were there already.
 	flags := cmd.Flags()
 	flags.StringVar(&f.from, "from", "", "directory or bucket URL of the mirror (required)")
 	flags.StringVar(&f.toRun, "to-run", "", "a run of yours to restore into (default one that stands for the mirrored run)")
-	flags.StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h (default for ever)")
+	flags.StringVar(&f.ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h, 7d (default for ever)")
 	flags.BoolVar(&f.overwrite, "overwrite", false, "replace checkpoints of the same name that have other files")
 	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what the mirror has of the selection, and do nothing")
 	flags.IntVar(&f.jobs, "jobs", checkpoint.DefaultImportJobs, "how many uploads to have on their way at once")
@@ -142,7 +142,7 @@ func (a *app) checkpointRestore(ctx context.Context, from string, opts checkpoin
 	}
 	switch {
 	case ctx.Err() != nil:
-		a.say("Interrupted; %s left. The same command goes on from here.", plural(len(r.Left), "checkpoint"))
+		a.say("Interrupted; %s left. The same command goes on from here:\n  %s", plural(len(r.Left), "checkpoint"), a.again())
 		return errors.Join(errSilent, ctx.Err())
 	case err != nil && partial == nil:
 		return err
@@ -163,9 +163,7 @@ func (a *app) printRestored(ctx context.Context, r checkpoint.Restored, dryRun b
 		}
 	}
 	if ctx.Err() == nil {
-		for _, e := range errs {
-			a.printError(ctx, e)
-		}
+		a.printErrors(errs)
 	}
 	switch {
 	case len(r.Restored)+len(r.Present)+len(errs)+len(r.Left) == 0:

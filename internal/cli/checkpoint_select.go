@@ -218,7 +218,7 @@ func parseAge(flag, s string) (time.Duration, error) {
 	if sum >= math.MaxInt64 {
 		return 0, usagef("%s: %q is more than 290 years", flag, s)
 	}
-	return time.Duration(sum), nil
+	return time.Duration(math.Round(sum)), nil
 }
 
 // parseSize reads a size in bytes. Empty is 0.

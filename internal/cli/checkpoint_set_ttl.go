@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,10 +16,13 @@ func (a *app) checkpointSetTTLCommand() *cobra.Command {
 	var ttl string
 	var remove bool
 	cmd := &cobra.Command{
-		Use:     "set-ttl PATH (--ttl SECONDS | --remove)",
-		Short:   "Set or remove when a checkpoint expires",
-		Long:    "Set when a checkpoint expires, counted from now, or have it never expire.\n" + exitStatusHelp,
-		Example: "  tinkex checkpoint set-ttl tinker://RUN/weights/NAME --ttl 86400\n  tinkex checkpoint set-ttl tinker://RUN/weights/NAME --ttl 24h",
+		Use:   "set-ttl PATH (--ttl SECONDS | --remove)",
+		Short: "Set or remove when a checkpoint expires",
+		Long: `Set when a checkpoint expires, counted from now, or have it never expire.
+
+With -f json the answer is {"tinker_path", "ttl_seconds"}; null is never.
+` + exitStatusHelp,
+		Example: "  tinkex checkpoint set-ttl tinker://RUN/weights/NAME --ttl 86400\n  tinkex checkpoint set-ttl tinker://RUN/weights/NAME --ttl 7d",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := tinkex.ParseTinkerPath(args[0])
@@ -37,13 +42,13 @@ func (a *app) checkpointSetTTLCommand() *cobra.Command {
 			return a.setTTL(cmd.Context(), path, &d)
 		},
 	}
-	cmd.Flags().StringVar(&ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h")
+	cmd.Flags().StringVar(&ttl, "ttl", "", "time to live in seconds, or with a unit: 90m, 24h, 7d")
 	cmd.Flags().BoolVar(&remove, "remove", false, "never expire")
 	return cmd
 }
 
 func parseTTL(s string) (time.Duration, error) {
-	d, err := time.ParseDuration(s)
+	d, err := parseAge("--ttl", s)
 	if n, numErr := strconv.ParseInt(s, 10, 64); numErr == nil {
 		d, err = time.Duration(n)*time.Second, nil
 		if n > int64(time.Duration(1<<63-1)/time.Second) {
@@ -51,9 +56,24 @@ func parseTTL(s string) (time.Duration, error) {
 		}
 	}
 	if err != nil || d < time.Second || d%time.Second != 0 {
-		return 0, usagef("--ttl: %q is not a time to live; write whole seconds, at least 1, or a duration such as 24h", s)
+		return 0, usagef("--ttl: %q is not a time to live; write whole seconds, at least 1, or a span such as 90m, 24h or 7d", s)
 	}
 	return d, nil
+}
+
+// span shows a time to live as parseTTL reads it.
+func span(d time.Duration) string {
+	var s strings.Builder
+	for _, u := range []struct {
+		name string
+		unit time.Duration
+	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}} {
+		if n := d / u.unit; n > 0 {
+			fmt.Fprintf(&s, "%d%s", n, u.name)
+			d %= u.unit
+		}
+	}
+	return s.String()
 }
 
 func (a *app) setTTL(ctx context.Context, path tinkex.TinkerPath, ttl *time.Duration) error {
@@ -87,7 +107,7 @@ func (a *app) setTTL(ctx context.Context, path tinkex.TinkerPath, ttl *time.Dura
 	if ttl == nil {
 		a.say("%s never expires.", path)
 	} else {
-		a.say("%s expires in %v.", path, *ttl)
+		a.say("%s expires in %s, at %s.", path, span(*ttl), time.Now().Add(*ttl).UTC().Format(time.RFC3339))
 	}
 	return nil
 }

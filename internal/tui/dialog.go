@@ -254,7 +254,7 @@ func (m *Model) askPublish(targets []tinkex.Checkpoint, public bool) {
 func (m *Model) askTTL(targets []tinkex.Checkpoint) {
 	input := newLine("")
 	d := m.about(targets)
-	d.lines = append(d.lines, fmt.Sprintf("Set when to delete %s: after how long? Seconds, or 90m, 24h.", plural(len(targets), "checkpoint")))
+	d.lines = append(d.lines, fmt.Sprintf("Set when to delete %s: after how long? Seconds, or 90m, 24h, 7d.", plural(len(targets), "checkpoint")))
 	d.prompt, d.input = "Time to live:", &input
 	d.yes = func(text string) (tea.Cmd, error) {
 		ttl, err := m.opts.ParseTTL(strings.TrimSpace(text))
