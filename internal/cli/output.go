@@ -13,6 +13,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/text"
+
+	"github.com/tinkex/tinkex"
 )
 
 // print writes data to standard output.
@@ -220,7 +222,7 @@ func (a *app) properties(pairs ...string) error {
 			name = text.Bold.Sprint(name)
 		}
 		value := a.printable(pairs[i+1])
-		whole := !strings.Contains(value, " ")
+		whole := !strings.Contains(value, " ") || strings.HasPrefix(value, tinkex.Scheme)
 		if whole && a.StdoutTerminal && a.Width > 0 && width+len(columnGap)+text.StringWidth(value) > a.Width {
 			pad = "\n" + indentFor(value, a.Width)
 		}

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +50,9 @@ type bars struct {
 	p     *mpb.Progress // nil if lines are shown
 	lines *lines        // nil if bars are
 	total *bar
+	ctx   context.Context
+	out   io.Writer // the terminal, if bars are shown
+	more  string    // stands for what is cut out of a name
 
 	mu  sync.Mutex
 	all map[*bar]struct{}
@@ -137,9 +142,13 @@ func (a *app) bars(ctx context.Context) *bars {
 	case progressLines:
 		return &bars{lines: newLines(ctx, a.say, time.Now), all: map[*bar]struct{}{}}
 	}
+	more := "…"
+	if a.NotUTF8 {
+		more = ".."
+	}
 	return &bars{
 		p:   mpb.NewWithContext(ctx, mpb.WithOutput(a.Stderr), mpb.WithAutoRefresh()),
-		all: map[*bar]struct{}{},
+		ctx: ctx, out: a.Stderr, more: more, all: map[*bar]struct{}{},
 	}
 }
 
@@ -172,15 +181,16 @@ func (s *bars) add(name string) *bar {
 		s.mu.Unlock()
 		return b
 	}
+	f := &fitting{name: name, more: s.more}
 	b.b = s.p.AddBar(0,
 		mpb.BarFillerTrim(),
 		mpb.PrependDecorators(
-			decor.Name(name, decor.WCSyncSpaceR),
-			decor.Counters(decor.SizeB1024(0), "% .1f / % .1f", decor.WCSyncSpace),
+			decor.Any(f.label, decor.WCSyncSpaceR),
+			decor.Any(f.unless(f.narrow, bytesOf), decor.WCSyncSpace),
 		),
 		mpb.AppendDecorators(
 			decor.Percentage(decor.WCSyncSpace),
-			decor.Any(b.pace.speed, decor.WCSyncSpace),
+			decor.Any(f.unless(f.tiny, b.pace.speed), decor.WCSyncSpace),
 			decor.Any(b.pace.remaining, decor.WCSyncSpace),
 		),
 	)
@@ -188,6 +198,57 @@ func (s *bars) add(name string) *bar {
 	s.all[b] = struct{}{}
 	s.mu.Unlock()
 	return b
+}
+
+// fitting is a bar's way of having room on a terminal of any width: what can
+// be done without is left out, and then the name is cut in the middle.
+type fitting struct {
+	name, more string
+	width      int // of the terminal when the bar was last drawn
+}
+
+// narrow and tiny terminals have no room for the bytes, and for the speed.
+func (f *fitting) narrow() bool { return f.width < 70 }
+func (f *fitting) tiny() bool   { return f.width < 50 }
+
+// label is the name. It is the first to be drawn.
+func (f *fitting) label(s decor.Statistics) string {
+	f.width = s.AvailableWidth
+	beside := 52 // columns, with a bar of some eight
+	switch {
+	case f.tiny():
+		beside = 22
+	case f.narrow():
+		beside = 34
+	}
+	return shorten(f.name, max(f.width-beside, 8), f.more)
+}
+
+func (f *fitting) unless(without func() bool, text func(decor.Statistics) string) func(decor.Statistics) string {
+	return func(s decor.Statistics) string {
+		if without() {
+			return ""
+		}
+		return text(s)
+	}
+}
+
+func bytesOf(s decor.Statistics) string {
+	if s.Total <= 0 {
+		return size(s.Current)
+	}
+	return size(s.Current) + " / " + size(s.Total)
+}
+
+// shorten cuts something out of the middle of s, so that it has at most width
+// letters. Of names the end tells more than the beginning.
+func shorten(s string, width int, more string) string {
+	letters, left := []rune(s), width-len([]rune(more))
+	if len(letters) <= width || left < 1 {
+		return s
+	}
+	head := left / 3
+	return string(letters[:head]) + more + string(letters[len(letters)-(left-head):])
 }
 
 // addCount adds a bar that counts things, and returns what moves it: how many
@@ -199,10 +260,11 @@ func (s *bars) addCount(name string) func(done, total int) {
 	if s.p == nil {
 		return s.lines.addCount(name)
 	}
+	f := &fitting{name: name, more: s.more}
 	b := s.p.AddBar(0,
 		mpb.BarFillerTrim(),
 		mpb.PrependDecorators(
-			decor.Name(name, decor.WCSyncSpaceR),
+			decor.Any(f.label, decor.WCSyncSpaceR),
 			decor.CountersNoUnit("%d / %d", decor.WCSyncSpace),
 		),
 		mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)),
@@ -293,4 +355,7 @@ func (s *bars) wait() {
 		return
 	}
 	s.p.Wait()
+	if s.ctx.Err() != nil {
+		fmt.Fprintln(s.out) // after the ^C that terminals show
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vbauerster/mpb/v8/decor"
 )
 
 // logged are lines of progress, with a clock of their own.
@@ -133,6 +135,66 @@ func TestProgressAsAsked(t *testing.T) {
 	run(t, "--progress", "lines", "checkpoint", "import", adapters[0], "--name", "i", "--api-key", "tml-else").want(t, exitDone, []string{"/weights/i"}, []string{"reading: done, "})
 	run(t, "--progress", "lines", "checkpoint", "delete", "-y", w.path("a")).want(t, exitDone, nil, []string{"deleting: done, 1 of 1"})
 	run(t, "--progress", "lines", "checkpoint", "prune", "--keep-last", "1", "--include-latest", "-y", "--run", w.run).want(t, exitDone, nil, []string{"Nothing to delete"})
+}
+
+func TestBarsOfLongNames(t *testing.T) {
+	long := strings.Repeat("long-", 18) + "0001"
+	w := newWorld(t, long)
+	for _, ascii := range []bool{false, true} {
+		more := "…"
+		if ascii {
+			more = ".."
+		}
+		// Of a terminal that cannot be measured 80 columns are assumed.
+		tty := Env{StderrTerminal: true, NotUTF8: ascii}
+		r := tinkexWith(t, tty, "checkpoint", "download", w.path(long), "-o", t.TempDir()).want(t, exitDone, []string{long}, []string{more, "long-0001", "100 %"})
+		if ascii && strings.Contains(r.stderr, "…") {
+			t.Errorf("not ASCII:\n%q", r.stderr)
+		}
+	}
+}
+
+func TestBarsFitTheTerminal(t *testing.T) {
+	const name = "39669e36 sampler_weights/step-1200"
+	for width, want := range map[int]string{
+		200: name + "|1.0 KiB / 2.0 KiB|speed",
+		86:  name + "|1.0 KiB / 2.0 KiB|speed",
+		80:  "39669e36 …_weights/step-1200|1.0 KiB / 2.0 KiB|speed",
+		70:  "39669…ts/step-1200|1.0 KiB / 2.0 KiB|speed",
+		60:  "39669e36…weights/step-1200||speed",
+		40:  "39669…ts/step-1200||",
+		10:  "39…-1200||",
+	} {
+		f := &fitting{name: name, more: "…"}
+		s := decor.Statistics{AvailableWidth: width, Current: 1 << 10, Total: 2 << 10}
+		got := strings.Join([]string{
+			f.label(s), f.unless(f.narrow, bytesOf)(s), f.unless(f.tiny, func(decor.Statistics) string { return "speed" })(s),
+		}, "|")
+		if got != want {
+			t.Errorf("%d columns: %q, want %q", width, got, want)
+		}
+	}
+	if got := bytesOf(decor.Statistics{Current: 5}); got != "5 B" {
+		t.Errorf("of unknown many %q", got)
+	}
+}
+
+func TestInterruptedBarsLeaveTheLineOfTheInterruption(t *testing.T) {
+	for _, interrupted := range []bool{false, true} {
+		var out bytes.Buffer
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		a := &app{Env: Env{Stderr: &out, StderrTerminal: true}, progress: progressAuto, format: "table"}
+		s := a.bars(ctx)
+		s.addCount("deleting")(1, 2)
+		if interrupted {
+			cancel()
+		}
+		s.wait()
+		if got := strings.HasSuffix(out.String(), "\n\n") || out.String() == "\n"; got != interrupted {
+			t.Errorf("interrupted %t: %q", interrupted, out.String())
+		}
+	}
 }
 
 func TestInterruptedImportSaysHowToGoOn(t *testing.T) {

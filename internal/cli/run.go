@@ -93,7 +93,7 @@ func (a *app) printRuns(list runListJSON, offset int) error {
 		a.say("No training runs.")
 		return nil
 	}
-	t := a.table("Base model", "LoRA", "Last request", "Last checkpoint", "Status", "Run")
+	t := a.table("Base model", "LoRA", "Last request", "Last checkpoint", "Status", "Run").droppable("Last checkpoint", "LoRA")
 	for _, r := range list.TrainingRuns {
 		last := "-"
 		if r.LastCheckpoint != nil {
