@@ -182,6 +182,7 @@ type column[T any] struct {
 	title string
 	width int  // of the others; of a flexible one, the least
 	flex  bool // takes a share of what is left
+	want  int  // before it is cut, columns of less need are left out; 0 is width
 	right bool
 	need  int // columns of the lowest need are left out first; 0 never is
 	cut   bool
@@ -194,9 +195,8 @@ func layout[T any](columns []column[T], width int) ([]column[T], []int) {
 	const gap = 1
 	shown := append([]column[T](nil), columns...)
 	for {
-		sum, flexible, weakest := -gap, 0, -1
+		flexible, weakest := 0, -1
 		for i, c := range shown {
-			sum += c.width + gap
 			if c.flex {
 				flexible++
 			}
@@ -204,14 +204,31 @@ func layout[T any](columns []column[T], width int) ([]column[T], []int) {
 				weakest = i
 			}
 		}
+		sum := -gap
+		for _, c := range shown {
+			if sum += c.width + gap; c.want > c.width && weakest >= 0 && shown[weakest].need < c.need {
+				sum += c.want - c.width
+			}
+		}
 		if sum > width && weakest >= 0 {
 			shown = append(shown[:weakest], shown[weakest+1:]...)
 			continue
 		}
 		widths := make([]int, len(shown))
-		left := max(width-sum, 0)
+		left := width + gap
 		for i, c := range shown {
 			widths[i] = c.width
+			left -= c.width + gap
+		}
+		left = max(left, 0)
+		for i, c := range shown {
+			if c.want > c.width {
+				more := min(c.want-c.width, left)
+				widths[i] += more
+				left -= more
+			}
+		}
+		for i, c := range shown {
 			if c.flex {
 				share := left / flexible
 				widths[i] += share

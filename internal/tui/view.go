@@ -149,6 +149,9 @@ func drawList[T any](m *Model, l *list[T], columns []column[T], w, h int, empty 
 	return lines
 }
 
+// runIDWidth is the width of a run's id: <session-id>:train:<n>.
+const runIDWidth = 44
+
 func (m *Model) runColumns() []column[runRow] {
 	more := ""
 	if !m.store.checkpointsDone {
@@ -156,7 +159,7 @@ func (m *Model) runColumns() []column[runRow] {
 	}
 	return []column[runRow]{
 		{title: "Base model", width: 16, flex: true, value: func(r runRow) string { return m.opts.Text(r.BaseModel) }},
-		{title: "Checkpoints", width: 11, right: true, value: func(r runRow) string { return count(r.checkpoints) + more }},
+		{title: "Ckpts", width: 6, right: true, need: 4, value: func(r runRow) string { return count(r.checkpoints) + more }},
 		{title: "Size", width: 9, right: true, need: 3, value: func(r runRow) string { return size(r.bytes) + more }},
 		{title: "Active", width: 6, right: true, need: 2, value: func(r runRow) string { return m.age(r.active()) }},
 		{title: "Status", width: 10, need: 1, value: func(r runRow) string {
@@ -165,7 +168,7 @@ func (m *Model) runColumns() []column[runRow] {
 			}
 			return "ok"
 		}},
-		{title: "Run", width: 24, flex: true, cut: true, need: 2, value: func(r runRow) string { return m.opts.Text(r.TrainingRunID) }},
+		{title: "Run", width: 12, want: runIDWidth, cut: true, need: 5, value: func(r runRow) string { return m.opts.Text(r.TrainingRunID) }},
 	}
 }
 
