@@ -63,6 +63,8 @@ func (a *app) setUpCompletion(root *cobra.Command) {
 	} {
 		flags[name] = cobra.NoFileCompletions
 	}
+	// Where --name is a pattern, and not what something is to be called.
+	selecting := []string{"checkpoint list", "checkpoint delete", "checkpoint prune", "checkpoint mirror"}
 	var each func(*cobra.Command)
 	each = func(cmd *cobra.Command) {
 		name := strings.TrimPrefix(cmd.CommandPath(), root.Name()+" ")
@@ -75,7 +77,9 @@ func (a *app) setUpCompletion(root *cobra.Command) {
 			if _, has := cmd.GetFlagCompletionFunc(f.Name); has {
 				return
 			}
-			if c := flags[f.Name]; c != nil {
+			if f.Name == "name" && slices.Contains(selecting, name) {
+				_ = cmd.RegisterFlagCompletionFunc(f.Name, a.completeName)
+			} else if c := flags[f.Name]; c != nil {
 				_ = cmd.RegisterFlagCompletionFunc(f.Name, c) // the flag is there
 			} else if !strings.HasPrefix(f.Value.Type(), "string") {
 				_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.NoFileCompletions)
@@ -294,6 +298,38 @@ func (a *app) completePath(cmd *cobra.Command, args []string, toComplete string)
 		return a.offerCheckpoints(all.Checkpoints, tinkex.Scheme+run+"/", kind, hasName, toComplete, args)
 	})
 	return list, directive
+}
+
+// completeName offers the names of checkpoints, of the run that is given or of
+// the newest ones.
+func (a *app) completeName(cmd *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	run := cmd.Flag("run").Value.String() + cmd.Flag("run-id").Value.String()
+	return a.asking(cmd, func(ctx context.Context, client *tinkex.RestClient) []cobra.Completion {
+		asked, err := newResolver(client, io.Discard).run(ctx, run, "--run")
+		if err != nil {
+			return nil
+		}
+		var all []tinkex.Checkpoint
+		if asked == "" {
+			all = some(client.AllCheckpoints(ctx, tinkex.PageOptions{PageSize: completionMax}))
+		} else if list, err := client.ListRunCheckpoints(ctx, asked); err == nil {
+			all = list.Checkpoints
+		}
+		counts := map[string]int{}
+		var names []string
+		for _, c := range all {
+			if p, err := c.Path(); err == nil {
+				if counts[p.Name]++; counts[p.Name] == 1 {
+					names = append(names, p.Name)
+				}
+			}
+		}
+		var list []cobra.Completion
+		for _, name := range names {
+			list = a.offer(list, toComplete, name, plural(counts[name], "checkpoint"))
+		}
+		return list
+	}), asTheyCome
 }
 
 // offerCheckpoints offers the kinds there are, or the names of one kind.

@@ -127,6 +127,9 @@ func (w *watcher) run(ctx context.Context, after func(time.Duration) <-chan time
 			return w.interrupted(ctx)
 		case <-after(w.every):
 		}
+		if readerGone(w.a.Stdout) {
+			return errReaderGone
+		}
 	}
 }
 

@@ -5,6 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,6 +113,27 @@ func TestWatchDrawsOnATerminal(t *testing.T) {
 	}
 	if !strings.HasPrefix(out.String(), clearScreen) || strings.Count(out.String(), clearScreen) > 2 {
 		t.Errorf("the screen is cleared before each frame:\n%q", out.String())
+	}
+}
+
+func TestWatchEndsWithItsReader(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("pipes cannot be asked there")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	a := &app{Env: Env{Stdout: dataWriter{w}, Stderr: io.Discard}, format: "table"}
+	// Somebody reads as long as nothing is wrong, and nothing is printed after.
+	if err := watchStates(t, a, "one", "one", "one", "end"); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a reader: %v", err)
+	}
+	r.Close()
+	states := slices.Repeat([]any{errPassing}, 10)
+	if err := watchStates(t, a, states...); !errors.Is(err, errReaderGone) {
+		t.Errorf("without a reader: %v", err)
 	}
 }
 

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package cli
+
+import "io"
+
+// readerGone cannot be told here.
+func readerGone(io.Writer) bool { return false }
