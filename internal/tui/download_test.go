@@ -117,3 +117,12 @@ func TestQuit(t *testing.T) {
 		d.until("it quits", func() bool { return d.quit })
 	}
 }
+
+func TestDownloadIntoTheCurrentDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	d := drive(t, Options{Client: client(t, world(t).URL), Dir: "."}).loaded()
+	d.size(250, 24)
+	d.press("end", "enter", "d", "enter")
+	d.idle()
+	d.shows("Downloaded 1 checkpoint to the current directory.")
+}

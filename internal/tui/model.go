@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -386,16 +387,22 @@ func (m *Model) runsKey(key string) tea.Cmd {
 		return m.updateRuns()
 	case "c":
 		if r, ok := l.current(); ok {
-			cmd := m.openRun(r.TrainingRunID)
-			m.openChart()
-			return cmd
+			return m.openChartOf(r.TrainingRunID)
 		}
 	case "C":
-		cmd := m.openRun("")
-		m.openChart()
-		return cmd
+		return m.openChartOf("")
 	}
 	return nil
+}
+
+// openChartOf shows the sizes of a run, or with "" of all, from where back leads
+// to the list of runs.
+func (m *Model) openChartOf(run string) tea.Cmd {
+	at := len(m.stack)
+	cmd := m.openRun(run)
+	m.openChart()
+	m.stack = slices.Delete(m.stack, at, len(m.stack)-1)
+	return cmd
 }
 
 // openRun shows the checkpoints of a run, or with "" all.

@@ -57,6 +57,24 @@ func TestScreens(t *testing.T) {
 	}
 }
 
+func TestBackFromAChartLeadsWhereItWasOpened(t *testing.T) {
+	t.Parallel()
+	d := drive(t, Options{Client: client(t, world(t).URL)}).loaded()
+	d.size(80, 24)
+	for _, key := range []string{"c", "C"} {
+		d.press(key)
+		d.shows("Sizes over time")
+		d.press("esc")
+		d.shows("Runs", "by last activity")
+	}
+	d.press("enter", "c")
+	d.shows("Sizes over time")
+	d.press("esc")
+	d.shows("Run ", "by created")
+	d.press("esc")
+	d.shows("Runs", "by last activity")
+}
+
 // TestAnySize draws every page in every size that is too small for it.
 func TestAnySize(t *testing.T) {
 	t.Parallel()

@@ -110,7 +110,11 @@ func (m *Model) ended(msg opMsg) tea.Cmd {
 	var said []string
 	if n := len(msg.out.done); n > 0 || len(msg.out.failures) == 0 && msg.out.left == 0 {
 		s := o.did + " " + plural(n, "checkpoint")
-		if msg.out.where != "" {
+		switch msg.out.where {
+		case "":
+		case ".":
+			s += " to the current directory"
+		default:
 			s += " to " + msg.out.where
 		}
 		said = append(said, s)
