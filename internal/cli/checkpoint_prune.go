@@ -101,7 +101,7 @@ func (f *policyFlags) parseRules(cmd *cobra.Command) (rules bool, err error) {
 			return false, usagef("--%s: %d: expected at least 1; leave the option out for no such rule", name, n)
 		}
 	}
-	if f.within != "" {
+	if cmd.Flags().Changed("keep-within") {
 		rules = true
 		if f.policy.KeepWithin, err = parseAge("--keep-within", f.within); err != nil {
 			return false, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
@@ -38,11 +39,13 @@ type selectFlags struct {
 
 	selection checkpoint.Selection
 	out       io.Writer // for prose
+	set       *pflag.FlagSet
 }
 
 func (f *selectFlags) addFlags(cmd *cobra.Command) {
 	f.out = stderrOf{cmd}
 	flags := cmd.Flags()
+	f.set = flags
 	flags.StringVar(&f.run, "run", "", "only this training run's; latest is the newest run")
 	flags.StringVar(&f.runID, "run-id", "", "the same as --run")
 	flags.StringSliceVar(&f.types, "type", nil, "only this type: weights or sampler_weights")
@@ -61,6 +64,9 @@ func (f *selectFlags) addFlags(cmd *cobra.Command) {
 // parse checks the flags, without asking the server anything.
 func (f *selectFlags) parse(now time.Time) error {
 	s := &f.selection
+	if err := f.refuseEmpty(); err != nil {
+		return err
+	}
 	switch {
 	case f.run != "" && f.runID != "" && f.run != f.runID:
 		return usagef("--run %s and --run-id %s are two names of one option; give one", f.run, f.runID)
@@ -124,6 +130,20 @@ func (f *selectFlags) parse(now time.Time) error {
 	}
 	if err := s.Validate(); err != nil { // what is left are patterns
 		return usagef("%v", strings.TrimPrefix(err.Error(), "select: "))
+	}
+	return nil
+}
+
+// refuseEmpty refuses filters without a value. They come from variables that are
+// not set, and to take them for no filter would select everything.
+func (f *selectFlags) refuseEmpty() error {
+	for _, name := range []string{
+		"run", "run-id", "type", "before", "after", "min-size", "max-size", "expiring", "name", "base-model",
+	} {
+		flag := f.set.Lookup(name)
+		if v := flag.Value.String(); flag.Changed && (v == "" || v == "[]") {
+			return usagef("--%s is empty; give it a value, or leave it out to select all", name)
+		}
 	}
 	return nil
 }

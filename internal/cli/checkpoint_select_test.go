@@ -104,6 +104,13 @@ func TestSelectingWronglyIsWrongUsage(t *testing.T) {
 		"delete every checkpoint you have":    {"delete", "--all-runs", "-y"},
 		"or --all-runs":                       {"delete", "--before", "1d", "-y"},
 		"either paths or -":                   {"delete", "-", p, "-y"},
+		"--run is empty":                      {"prune", "--keep-last", "1", "--run", "", "-y"},
+		"--run-id is empty":                   {"delete", "--run-id=", "--all-runs", "--name", "*", "-y"},
+		"--type is empty":                     {"list", "--type", ""},
+		"--name is empty":                     {"delete", "--run", "a", "--name", "", "-y"},
+		"--before is empty":                   {"mirror", "--to", "x", "--before", ""},
+		"--min-size is empty":                 {"list", "--min-size="},
+		`--keep-within: ""`:                   {"prune", "--keep-last", "1", "--keep-within", "", "-y"},
 		"use --yes to go ahead":               {"delete", "-"},
 	} {
 		run(t, append([]string{"checkpoint"}, args...)...).want(t, exitUsage, nil, []string{"tinkex: ", stderr})

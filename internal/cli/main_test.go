@@ -14,8 +14,8 @@ const patience = time.Minute
 // asCommand makes the test's binary the tinkex command.
 const asCommand = "TINKEX_TEST_AS_COMMAND"
 
-// TestMain keeps the tests away from the profiles and keyring of whoever runs
-// them.
+// TestMain keeps the tests away from the profiles, the keyring and the terminal
+// of whoever runs them.
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		env := System()
@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	for name, value := range map[string]string{
 		"XDG_CONFIG_HOME": dir, "TINKEX_NO_KEYRING": "1", fromNameEnv: "", fromKeyEnv: "", fromURLEnv: "",
+		"TERM": "xterm",
 	} {
 		if err := os.Setenv(name, value); err != nil {
 			panic(err)

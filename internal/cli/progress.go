@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 // How --progress has progress shown.
 const (
-	progressAuto  = "auto"  // bars on terminals, nothing elsewhere
+	progressAuto  = "auto"  // bars on terminals, lines on those that cannot draw, nothing elsewhere
 	progressBar   = "bar"   // bars
 	progressLines = "lines" // a line now and then
 	progressNone  = "none"
@@ -29,6 +30,8 @@ func (a *app) progressMode() string {
 		return a.progress
 	case !a.StderrTerminal || a.format == "json":
 		return progressNone
+	case os.Getenv("TERM") == "dumb":
+		return progressLines // its cursor does not move up
 	}
 	return progressBar
 }

@@ -128,6 +128,11 @@ func TestProgressAsAsked(t *testing.T) {
 			}
 		})
 	}
+	t.Setenv("TERM", "dumb")
+	r := tinkexWith(t, Env{StderrTerminal: true}, "checkpoint", "download", w.path("a"), "-o", t.TempDir()).want(t, exitDone, []string{"weights_a"}, []string{"done, "})
+	if strings.Contains(r.stderr, "\x1b") || strings.Contains(r.stderr, "100 %") {
+		t.Errorf("bars on a terminal that cannot draw them:\n%q", r.stderr)
+	}
 	run(t, "--progress", "bar", "version").want(t, exitUsage, nil, []string{"no terminal", "use lines"})
 	run(t, "--progress", "much", "version").want(t, exitUsage, nil, []string{"auto, bar, lines or none"})
 	dir := filepath.Dir(decode[downloadedJSON](t, run(t, "-f", "json", "checkpoint", "download", w.path("a"), "-o", t.TempDir())).Downloaded[0].Destination)
