@@ -21,6 +21,8 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/term"
+
+	"github.com/tinkex/tinkex"
 )
 
 // Env is the world outside of the process, so that tests can be another one.
@@ -188,7 +190,10 @@ Find out what is wrong:       tinkex doctor`,
 		a.migrateCommand(),
 		a.versionCommand(),
 	)
+	root.Version = tinkex.Version
+	root.SetVersionTemplate(versionLine() + "\n")
 	a.setUpCompletion(root)
+	hardenHelp(root)
 	hardenUsage(root)
 	return root
 }
@@ -211,15 +216,36 @@ func hardenUsage(cmd *cobra.Command) {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-			if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-				msg += fmt.Sprintf("; did you mean %q?", s[0])
-			}
-			return usagef("%s\nSee '%s --help'.", msg, cmd.CommandPath())
+			return unknownCommand(cmd, args[0])
 		}
 	}
 	for _, sub := range cmd.Commands() {
 		hardenUsage(sub)
+	}
+}
+
+func unknownCommand(cmd *cobra.Command, word string) error {
+	msg := fmt.Sprintf("unknown command %q for %q", word, cmd.CommandPath())
+	if s := cmd.SuggestionsFor(word); len(s) > 0 {
+		msg += fmt.Sprintf("; did you mean %q?", s[0])
+	}
+	return usagef("%s\nSee '%s --help'.", msg, cmd.CommandPath())
+}
+
+// hardenHelp makes help about a command that does not exist a usage error
+// instead of help about another one.
+func hardenHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			c.Args = func(_ *cobra.Command, args []string) error {
+				about, left, err := root.Find(args)
+				if err == nil && len(left) > 0 {
+					err = unknownCommand(about, left[0])
+				}
+				return err
+			}
+		}
 	}
 }
 

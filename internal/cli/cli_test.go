@@ -121,6 +121,8 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		"unknown command":      {"chekpoint list", exitUsage, `did you mean "checkpoint"?`},
 		"unknown subcommand":   {"checkpoint lst", exitUsage, `did you mean "list"?`},
+		"help about nothing":   {"help chekpoint", exitUsage, `did you mean "checkpoint"?`},
+		"help about no sub":    {"help checkpoint lst", exitUsage, `did you mean "list"?`},
 		"unknown flag":         {"checkpoint list --bogus", exitUsage, "--bogus"},
 		"format":               {"version -f xml", exitUsage, "use table or json"},
 		"negative timeout":     {"version --timeout -1s", exitUsage, "negative"},
@@ -369,6 +371,8 @@ func TestRunsAndSessions(t *testing.T) {
 	}
 	run(t, "session", "info", "nope").want(t, exitNotFound, nil, []string{"nope"})
 	run(t, "-f", "json", "session", "list", "--limit", "0", "--offset", "1").want(t, exitDone, []string{`"sessions": []`}, nil)
+	run(t, "session", "list", "--offset", "7").want(t, exitDone, nil, []string{"No sessions after the first 7."})
+	run(t, "run", "list", "--offset", "7").want(t, exitDone, nil, []string{"No training runs after the first 7."})
 }
 
 func TestDemoTellsTheWholeStory(t *testing.T) {
@@ -413,7 +417,11 @@ func TestKeyCommands(t *testing.T) {
 func TestHelpAndVersion(t *testing.T) {
 	run(t).want(t, exitDone, []string{"tinkex demo", "checkpoint", "serve"}, nil)
 	run(t, "checkpoint").want(t, exitDone, []string{"download", "Exit status: 0 done"}, nil)
-	run(t, "version").want(t, exitDone, []string{"tinkex " + tinkex.Version}, nil)
+	r := run(t, "version").want(t, exitDone, []string{"tinkex " + tinkex.Version}, nil)
+	if flag := run(t, "--version").want(t, exitDone, []string{"tinkex"}, nil); flag != r {
+		t.Errorf("--version says %q, version %q", flag.stdout, r.stdout)
+	}
+	run(t, "help", "checkpoint", "list").want(t, exitDone, []string{"tinkex checkpoint list [flags]"}, nil)
 	v := decode[map[string]string](t, run(t, "version", "-f", "json"))
 	if v["version"] != tinkex.Version || v["platform"] == "" {
 		t.Errorf("version %v", v)

@@ -90,7 +90,7 @@ func (a *app) printRuns(list runListJSON, offset int) error {
 		return a.printJSON(list)
 	}
 	if len(list.TrainingRuns) == 0 {
-		a.say("No training runs.")
+		a.say("No training runs%s.", beyond(offset))
 		return nil
 	}
 	t := a.table("Base model", "LoRA", "Last request", "Last checkpoint", "Status", "Run").droppable("Last checkpoint", "LoRA")
@@ -108,6 +108,14 @@ func (a *app) printRuns(list runListJSON, offset int) error {
 		a.say("%d of %d; --limit 0 shows all.", len(list.TrainingRuns), list.TotalCount)
 	}
 	return nil
+}
+
+// beyond says after how many there is nothing.
+func beyond(offset int) string {
+	if offset == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" after the first %d", offset)
 }
 
 func rankOf(r tinkex.TrainingRun) string {

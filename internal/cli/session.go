@@ -54,7 +54,7 @@ func (a *app) sessionList(ctx context.Context, limit, offset int, watch watchFla
 	defer client.Close()
 	return a.show(ctx, watch, func(ctx context.Context) (shown, error) {
 		ids, err := fetchSessions(ctx, client, limit, offset)
-		return shown{ids, func(a *app) error { return a.printSessions(ids) }}, err
+		return shown{ids, func(a *app) error { return a.printSessions(ids, offset) }}, err
 	})
 }
 
@@ -78,12 +78,12 @@ func fetchSessions(ctx context.Context, client *tinkex.RestClient, limit, offset
 	return ids, nil
 }
 
-func (a *app) printSessions(ids []string) error {
+func (a *app) printSessions(ids []string, offset int) error {
 	if a.format == "json" {
 		return a.printJSON(tinkex.SessionList{Sessions: ids})
 	}
 	if len(ids) == 0 {
-		a.say("No sessions.")
+		a.say("No sessions%s.", beyond(offset))
 		return nil
 	}
 	return a.print("%s\n", strings.Join(ids, "\n"))

@@ -24,13 +24,18 @@ func (a *app) versionCommand() *cobra.Command {
 			if a.format == "json" {
 				return a.printJSON(v)
 			}
-			line := "tinkex " + v.Version
-			if v.Revision != "" {
-				line += " (" + v.Revision + ")"
-			}
-			return a.print("%s %s %s\n", line, v.Go, v.Platform)
+			return a.print("%s\n", versionLine())
 		},
 	}
+}
+
+// versionLine is what people are told, by --version too.
+func versionLine() string {
+	line := "tinkex " + tinkex.Version
+	if r := revision(); r != "" {
+		line += " (" + r + ")"
+	}
+	return line + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
 }
 
 // revision is the commit the binary was built from, if the build recorded it.
