@@ -121,7 +121,7 @@ func (s *store) Manifest(ctx context.Context, id int64) (m Manifest, err error) 
 // manifests returns the first checkpoints that a condition on their ids selects.
 func manifests(ctx context.Context, q queries, condition string, id int64, limit int) ([]Manifest, error) {
 	page, err := list(ctx, q, `
-		SELECT `+checkpointColumns+`, CASE WHEN EXISTS (SELECT 1 FROM runs WHERE runs.id = run_id) THEN 0 ELSE 1 END
+		SELECT `+checkpointRow+`, CASE WHEN EXISTS (SELECT 1 FROM runs WHERE runs.id = run_id) THEN 0 ELSE 1 END
 		FROM checkpoints WHERE `+condition+` ORDER BY checkpoints.id LIMIT ?`,
 		[]any{id, limit}, func(row scanner) (m Manifest, err error) {
 			var missing int64
@@ -179,7 +179,7 @@ func (w withColumns) Scan(dest ...any) error { return w.scanner.Scan(append(dest
 
 func (s *store) References(ctx context.Context, d blobstore.Digest, after int64, limit int) ([]Checkpoint, error) {
 	all, err := list(ctx, s.query(), `
-		SELECT `+checkpointColumns+` FROM checkpoints WHERE checkpoints.id IN (
+		SELECT `+checkpointRow+` FROM checkpoints WHERE checkpoints.id IN (
 			SELECT DISTINCT checkpoint_id FROM checkpoint_files WHERE digest = ? AND checkpoint_id > ?
 			ORDER BY checkpoint_id LIMIT ?)
 		ORDER BY checkpoints.id`,
@@ -303,7 +303,7 @@ func (s *store) Quarantined(ctx context.Context) (all []Quarantined, err error) 
 
 func quarantined(ctx context.Context, q queries, where string, args ...any) ([]Quarantined, error) {
 	all, err := list(ctx, q, `
-		SELECT id, `+columnsButID+`, CASE WHEN EXISTS (SELECT 1 FROM runs WHERE runs.id = run_id) THEN 0 ELSE 1 END, quarantined_at, reason
+		SELECT `+checkpointRow+`, CASE WHEN EXISTS (SELECT 1 FROM runs WHERE runs.id = run_id) THEN 0 ELSE 1 END, quarantined_at, reason
 		FROM quarantined_checkpoints `+where+` ORDER BY id`, args, func(row scanner) (z Quarantined, err error) {
 		var missing, at int64
 		z.Checkpoint, err = scanCheckpoint(withColumns{row, []any{&missing, &at, &z.Reason}})

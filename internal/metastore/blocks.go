@@ -249,10 +249,33 @@ func (s *store) Checkpoints(ctx context.Context, f CheckpointFilter, p Page) (pa
 func (f CheckpointFilter) page(from place, limit, skip int) (query string, args []any) {
 	selected, args := f.selected()
 	return `
-		SELECT ` + checkpointColumns + ` FROM checkpoints JOIN (
+		SELECT ` + checkpointRow + ` FROM checkpoints JOIN (
 			SELECT id AS page_id FROM checkpoints WHERE ` + selected + ` AND (created_at, id) < (?, ?)
 			ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?
 		) page ON page_id = checkpoints.id`, append(args, from.at, from.id, limit, skip)
+}
+
+func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) ([]Checkpoint, error) {
+	if _, err := countColumn(f.Kind); err != nil {
+		return nil, err
+	}
+	from := first
+	if after != nil {
+		from = place{micros(after.CreatedAt), after.ID}
+	}
+	query, args := f.after(from, max(limit, 0))
+	all, err := list(ctx, s.query(), query, args, scanCheckpoint)
+	return all, s.explain(err)
+}
+
+// after is the query for what comes after a place.
+func (f CheckpointFilter) after(from place, limit int) (query string, args []any) {
+	selected, args := f.selected()
+	if f.RunID != "" && f.Owner != "" {
+		selected, args = selected+` AND owner = ?`, append(args, f.Owner)
+	}
+	return `SELECT ` + checkpointRow + ` FROM checkpoints WHERE ` + selected + ` AND (created_at, id) < (?, ?)
+		ORDER BY created_at DESC, id DESC LIMIT ?`, append(args, from.at, from.id, limit)
 }
 
 func runOwner(ctx context.Context, q queries, id string) (owner string, err error) {
@@ -261,7 +284,7 @@ func runOwner(ctx context.Context, q queries, id string) (owner string, err erro
 
 func (s *store) AllRunCheckpoints(ctx context.Context, runID string, now time.Time) ([]Checkpoint, error) {
 	selected, args := CheckpointFilter{RunID: runID, Now: now}.selected()
-	all, err := list(ctx, s.query(), `SELECT `+checkpointColumns+` FROM checkpoints WHERE `+selected+
+	all, err := list(ctx, s.query(), `SELECT `+checkpointRow+` FROM checkpoints WHERE `+selected+
 		` ORDER BY created_at DESC, id DESC`, args, scanCheckpoint)
 	return all, s.explain(err)
 }

@@ -12,37 +12,6 @@ import (
 	"github.com/tinkex/tinkex/internal/blobstore"
 )
 
-// What scanCheckpoint reads. The flags come as one number: lists are long, and
-// what a row costs is its columns.
-const (
-	checkpointColumns = `checkpoints.id, ` + columnsButID
-	columnsButID      = `run_id, kind, name, owner, size_bytes, created_at, expires_at, user_metadata, base_model, lora_rank,
-		listed + 2 * public + 4 * train_attn + 8 * train_mlp + 16 * train_unembed + 32 * has_optimizer`
-)
-
-func scanCheckpoint(row scanner) (Checkpoint, error) {
-	var (
-		c                    Checkpoint
-		kind                 string // not a Kind: database/sql converts other types than its own slowly
-		created, rank, flags int64
-		expires              *int64
-		metadata             *string
-	)
-	err := row.Scan(&c.ID, &c.RunID, &kind, &c.Name, &c.Owner, &c.SizeBytes, &created, &expires,
-		&metadata, &c.LoRA.BaseModel, &rank, &flags)
-	if err != nil {
-		return Checkpoint{}, err
-	}
-	c.Kind, c.LoRA.Rank = Kind(kind), int(rank)
-	c.Listed, c.Public, c.HasOptimizer = flags&1 != 0, flags&2 != 0, flags&32 != 0
-	c.CreatedAt, c.ExpiresAt = moment(created), momentOrNil(expires)
-	c.LoRA.TrainAttn, c.LoRA.TrainMLP, c.LoRA.TrainUnembed = flags&4 != 0, flags&8 != 0, flags&16 != 0
-	if err := fromJSON(metadata, &c.UserMetadata); err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint %s: user metadata: %w", c.id(), err)
-	}
-	return c, nil
-}
-
 // id names a checkpoint in errors.
 func (c *Checkpoint) id() string { return checkpointID(c.RunID, c.Kind, c.Name) }
 
@@ -211,7 +180,7 @@ func (s *store) CheckpointInfo(ctx context.Context, runID string, kind Kind, nam
 }
 
 func checkpointInfo(ctx context.Context, q queries, runID string, kind Kind, name string) (Checkpoint, error) {
-	row := q.row(ctx, `SELECT `+checkpointColumns+` FROM checkpoints WHERE run_id = ? AND kind = ? AND name = ?`,
+	row := q.row(ctx, `SELECT `+checkpointRow+` FROM checkpoints WHERE run_id = ? AND kind = ? AND name = ?`,
 		runID, string(kind), name)
 	c, err := scanCheckpoint(row)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -256,7 +225,7 @@ func latestCheckpoints(ctx context.Context, q queries, runIDs []string, now time
 				args = append(args, id)
 			}
 		}
-		err := q.each(ctx, `SELECT `+checkpointColumns+` FROM checkpoints WHERE id IN (`+
+		err := q.each(ctx, `SELECT `+checkpointRow+` FROM checkpoints WHERE id IN (`+
 			newest+runs+` UNION ALL `+newest+runs+`)`, args, func(row scanner) error {
 			c, err := scanCheckpoint(row)
 			if err != nil {

@@ -151,10 +151,14 @@ func (s *store) rebuildBlocks(ctx context.Context, q queries) error {
 	return nil
 }
 
-// Explain tells how a page of a list would be found.
-func Explain(ctx context.Context, s Store, f CheckpointFilter) (plan string, err error) {
+// Explain tells how a page of a list would be found, by its offset or, with
+// after, by the place before it.
+func Explain(ctx context.Context, s Store, f CheckpointFilter, after bool) (plan string, err error) {
 	st := s.(*store)
 	query, args := f.page(first, 100, 2000)
+	if after {
+		query, args = f.after(place{at: 1e15, id: 1}, 1000)
+	}
 	explain := "EXPLAIN "
 	scan := func(row scanner, step *string) error { return row.Scan(step) }
 	if st.dialect.name == "sqlite" {

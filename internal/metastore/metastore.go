@@ -60,6 +60,13 @@ type SessionPlace struct {
 	ID        string
 }
 
+// CheckpointPlace is a place in every list of checkpoints: behind the one that
+// was saved then and has that id, whether or not it is still there.
+type CheckpointPlace struct {
+	CreatedAt time.Time
+	ID        int64
+}
+
 // Usage is what checkpoints take.
 type Usage struct {
 	Checkpoints int
@@ -319,6 +326,11 @@ type Store interface {
 	// that has none is not in the map.
 	LatestCheckpoints(ctx context.Context, runIDs []string, now time.Time) (map[string]map[Kind]Checkpoint, error)
 	Checkpoints(ctx context.Context, f CheckpointFilter, p Page) ([]Checkpoint, int, error)
+	// CheckpointsAfter lists up to limit of the checkpoints that a filter selects
+	// from a place in their list on, or from its beginning. It does not count
+	// them, so that going on from the last one goes through a list that changes
+	// meanwhile, and meets what stays in it once.
+	CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) ([]Checkpoint, error)
 	// AllRunCheckpoints is Checkpoints of one run, without paging.
 	AllRunCheckpoints(ctx context.Context, runID string, now time.Time) ([]Checkpoint, error)
 	// SetPublic changes the flag and reports whether it was different.

@@ -78,6 +78,16 @@ func testCheckpointLists(t *testing.T, f fixture) {
 				t.Errorf("%s is listed with its files", c.Name)
 			}
 		}
+		same(t, "checkpoints in their list's order", value(f.CheckpointsAfter(f.ctx, test.f, nil, 100))(f), page)
+		for i, c := range page {
+			place := &metastore.CheckpointPlace{CreatedAt: c.CreatedAt, ID: c.ID}
+			if got, want := names(value(f.CheckpointsAfter(f.ctx, test.f, place, 100))(f)), names(page[i+1:]); got != want {
+				t.Errorf("after %s, %+v selects %s, want %s", c.Name, test.f, got, want)
+			}
+		}
+	}
+	if _, err := f.CheckpointsAfter(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, nil, 9); err == nil {
+		t.Error("there is a list of a kind that there is not")
 	}
 	if _, _, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, metastore.Page{}); err == nil {
 		t.Error("there is a list of a kind that there is not")
@@ -133,6 +143,46 @@ func testCheckpointExpiry(t *testing.T, f fixture) {
 	// Sweeping changes nothing that can be seen.
 	same(t, "swept", value(f.DeleteExpired(f.ctx, after(1000), t0, 100))(f), 2)
 	expect(after(1000), "3 2 1 0")
+}
+
+// A list is gone through from place to place while it changes: what is there
+// from beginning to end is met once, in order.
+func testCheckpointsAfter(t *testing.T, f fixture) {
+	f.alice()
+	const n = 50
+	ids := map[string]int64{}
+	for i := range n {
+		name := fmt.Sprint(i)
+		ids[name] = f.commit(checkpoint(training, name, after(i/3))).ID // ties
+	}
+	filter := metastore.CheckpointFilter{Owner: "alice", Now: t0}
+	for _, limit := range []int{0, -1} {
+		same(t, "so many", len(value(f.CheckpointsAfter(f.ctx, filter, nil, limit))(f)), 0)
+	}
+	var met []string
+	var at *metastore.CheckpointPlace
+	for round := 0; ; round++ {
+		page := value(f.CheckpointsAfter(f.ctx, filter, at, 7))(f)
+		for _, c := range page {
+			met = append(met, c.Name)
+			at = &metastore.CheckpointPlace{CreatedAt: c.CreatedAt, ID: c.ID}
+		}
+		if len(page) < 7 {
+			break
+		}
+		// The last one met goes, and so does its place; new ones come before it.
+		last := page[len(page)-1].Name
+		f.must(f.DeleteCheckpoint(f.ctx, ids[last]))
+		f.commit(checkpoint(training, fmt.Sprint("new-", round), after(100+round)))
+	}
+	if len(met) != n {
+		t.Errorf("met %d checkpoints, want %d", len(met), n)
+	}
+	for i, name := range met {
+		if name != fmt.Sprint(n-1-i) {
+			t.Fatalf("met %v", met)
+		}
+	}
 }
 
 func testCheckpointPaging(t *testing.T, f fixture) {

@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) metastore.Store) {
 		{"CheckpointLists", testCheckpointLists},
 		{"CheckpointExpiry", testCheckpointExpiry},
 		{"CheckpointPaging", testCheckpointPaging},
+		{"CheckpointsAfter", testCheckpointsAfter},
 		{"CheckpointPagingMeanwhile", testCheckpointPagingMeanwhile},
 		{"CheckpointListsModel", testCheckpointListsModel},
 		{"CheckpointListsFilled", testCheckpointListsFilled},
