@@ -137,7 +137,8 @@ func newFakeServer(t *testing.T) *fakeServer {
 	return f
 }
 
-// handle sets the handler of "METHOD /path", below /api/v1.
+// handle sets the handler of "METHOD /path", below /api/v1 or, if it says so,
+// below /tinkex/v1.
 func (f *fakeServer) handle(route string, h http.HandlerFunc) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -183,8 +184,8 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), wire.APIPrefix)
-	if !ok {
-		f.t.Errorf("request for %s, which is not below %s", r.URL, wire.APIPrefix)
+	if !ok && !strings.HasPrefix(path, wire.ExtensionPrefix+"/") {
+		f.t.Errorf("request for %s, which is below neither %s nor %s", r.URL, wire.APIPrefix, wire.ExtensionPrefix)
 	}
 	route := r.Method + " " + path
 	f.mu.Lock()

@@ -29,26 +29,6 @@ func (t *jsonTime) UnmarshalJSON(b []byte) error {
 
 // UnmarshalJSON implements json.Unmarshaler, for times without a time zone,
 // which are UTC.
-func (c *Checkpoint) UnmarshalJSON(b []byte) error {
-	type plain Checkpoint
-	in := struct {
-		*plain
-		Time      jsonTime  `json:"time"`
-		ExpiresAt *jsonTime `json:"expires_at"`
-	}{plain: (*plain)(c)}
-	if err := json.Unmarshal(b, &in); err != nil {
-		return err
-	}
-	c.Time = in.Time.Time
-	c.ExpiresAt = nil
-	if in.ExpiresAt != nil {
-		c.ExpiresAt = &in.ExpiresAt.Time
-	}
-	return nil
-}
-
-// UnmarshalJSON implements json.Unmarshaler, for times without a time zone,
-// which are UTC.
 func (r *TrainingRun) UnmarshalJSON(b []byte) error {
 	type plain TrainingRun
 	in := struct {

@@ -3,7 +3,6 @@ package tinkex
 import (
 	"context"
 	"fmt"
-	"iter"
 	"net/http"
 	"net/url"
 	"strings"
@@ -21,23 +20,6 @@ func (c *RestClient) ListCheckpoints(ctx context.Context, opts ListOptions) (Che
 		return CheckpointList{}, err
 	}
 	return get[CheckpointList](ctx, c.t, op, "/checkpoints", query)
-}
-
-// AllCheckpoints iterates over the caller's checkpoints, newest first, page by
-// page. The loop's body may delete them.
-func (c *RestClient) AllCheckpoints(ctx context.Context, opts PageOptions) iter.Seq2[Checkpoint, error] {
-	return pages(ctx, "list checkpoints", opts, func(k Checkpoint) string { return k.TinkerPath },
-		func(ctx context.Context, limit, offset int) (page[Checkpoint], error) {
-			list, err := c.ListCheckpoints(ctx, ListOptions{Limit: limit, Offset: offset})
-			if err != nil {
-				return page[Checkpoint]{}, err
-			}
-			p := page[Checkpoint]{items: list.Checkpoints, total: -1}
-			if list.Cursor != nil {
-				p.total = list.Cursor.TotalCount
-			}
-			return p, nil
-		})
 }
 
 // ListRunCheckpoints returns all checkpoints of one training run, newest first.

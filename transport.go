@@ -39,6 +39,7 @@ type transport struct {
 	base       string // with the prefix of all paths, without trailing slash
 	http       *http.Client
 	ownsHTTP   bool
+	byOffset   atomic.Bool // the server's lists are asked for by offset alone
 	cred       *credential
 	log        *slog.Logger
 	tracer     trace.Tracer // nil: no traces

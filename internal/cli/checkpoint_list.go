@@ -2,9 +2,7 @@ package cli
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"iter"
 	"slices"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
+	"github.com/tinkex/tinkex/internal/checkpointjson"
 )
 
 type listFlags struct {
@@ -316,15 +315,12 @@ func (a *app) listPaths(list iter.Seq2[tinkex.Checkpoint, error]) error {
 // listJSON writes a checkpointListJSON as printJSON would, but as it comes.
 func (a *app) listJSON(runID string, list iter.Seq2[tinkex.Checkpoint, error], totals *listTotals) error {
 	out := bufio.NewWriterSize(a.Stdout, 1<<16)
-	var item bytes.Buffer
-	enc := json.NewEncoder(&item)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("    ", "  ")
+	indent := checkpointjson.Indent{Prefix: "    ", Lines: true}
+	var item []byte
 	begin := func() {
 		fmt.Fprint(out, "{\n")
 		if runID != "" {
-			id, _ := json.Marshal(runID) // strings can be
-			fmt.Fprintf(out, "  \"run_id\": %s,\n", id)
+			fmt.Fprintf(out, "  \"run_id\": %s,\n", checkpointjson.AppendString(nil, runID))
 		}
 		fmt.Fprint(out, "  \"checkpoints\": [")
 	}
@@ -336,16 +332,17 @@ func (a *app) listJSON(runID string, list iter.Seq2[tinkex.Checkpoint, error], t
 			}
 			return err
 		}
-		item.Reset()
-		if err := enc.Encode(c); err != nil {
+		item = item[:0]
+		if n > 0 {
+			item = append(item, ',')
+		}
+		if item, err = checkpointjson.Append(append(item, "\n    "...), &c, indent); err != nil {
 			return err
 		}
 		if n == 0 {
 			begin()
-		} else {
-			fmt.Fprint(out, ",")
 		}
-		fmt.Fprintf(out, "\n    %s", bytes.TrimRight(item.Bytes(), "\n"))
+		_, _ = out.Write(item) // Flush tells
 		if n++; n%flushRows == 0 {
 			if err := out.Flush(); err != nil {
 				return err

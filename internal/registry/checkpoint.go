@@ -98,6 +98,13 @@ func (r *Registry) Checkpoints(ctx context.Context, owner string, p metastore.Pa
 	return cs, n, classify(err)
 }
 
+// CheckpointsAfter lists up to limit of the owner's checkpoints, newest first,
+// from a place in the list on; nil is its beginning.
+func (r *Registry) CheckpointsAfter(ctx context.Context, owner string, after *metastore.CheckpointPlace, limit int) ([]metastore.Checkpoint, error) {
+	cs, err := r.meta.CheckpointsAfter(ctx, metastore.CheckpointFilter{Owner: owner, Now: r.now().UTC()}, after, limit)
+	return cs, classify(err)
+}
+
 // RunCheckpoints lists all checkpoints of a run of the owner's, newest first.
 func (r *Registry) RunCheckpoints(ctx context.Context, owner, runID string) ([]metastore.Checkpoint, error) {
 	cs, err := r.meta.AllRunCheckpoints(ctx, runID, r.now().UTC())

@@ -59,6 +59,7 @@ func (s *Server) checkpointOps(api huma.API) {
 				Cursor:      &tinkex.Cursor{Offset: in.Offset, Limit: in.Limit, TotalCount: total},
 			}), nil
 		})
+	s.listingOps(api)
 	register(api, http.MethodGet, "/training_runs/{run}/checkpoints", "list-run-checkpoints", "List a run's checkpoints, newest first",
 		func(ctx context.Context, in *struct {
 			Run string `path:"run"`

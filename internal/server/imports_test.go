@@ -58,6 +58,7 @@ func TestExtensionsWantACredential(t *testing.T) {
 		{"POST", "/tinkex/v1/restores", 401},
 		{"POST", "/tinkex/v1/copies", 401},
 		{"GET", "/tinkex/v1/usage", 401},
+		{"GET", "/tinkex/v1/checkpoints", 401},
 		{"GET", "/tinkex/v1/none", 401},
 		{"GET", "/tinkex/v1/%62lobs/missing", 401},
 		{"GET", "/tinkex/v1/files", 401},

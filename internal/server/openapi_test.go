@@ -22,6 +22,7 @@ var routes = []string{
 	"POST /tinkex/v1/imports",
 	"POST /tinkex/v1/restores",
 	"POST /tinkex/v1/copies",
+	"GET /tinkex/v1/checkpoints",
 	"GET /tinkex/v1/usage",
 	"GET /tinkex/v1/retention",
 	"PUT /tinkex/v1/retention",

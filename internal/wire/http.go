@@ -19,6 +19,8 @@ const (
 
 	ContentTypeJSON     = "application/json"
 	ContentTypeProtobuf = "application/x-protobuf"
+	// ContentTypeLines is a JSON value a line.
+	ContentTypeLines = "application/x-ndjson"
 )
 
 // ErrorBody is every HTTP error's body.

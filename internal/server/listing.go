@@ -1,0 +1,91 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/internal/checkpointjson"
+	"github.com/tinkex/tinkex/internal/metastore"
+	"github.com/tinkex/tinkex/internal/wire"
+)
+
+// listingOps are for going through all of one's checkpoints. The protocol's
+// list is by offset and comes with the total: each page has to be looked up,
+// and shifts while others are read. Here one stretch says where the next one
+// begins, and an answer is lines, which both sides can write and read one by
+// one.
+func (s *Server) listingOps(api huma.API) {
+	extend(api, http.MethodGet, "/checkpoints", "list-all-checkpoints",
+		"Go through one's checkpoints, newest first: a JSON object a line, and at last where to go on", s.listing,
+		func(op *huma.Operation) {
+			schemas := api.OpenAPI().Components.Schemas
+			op.Responses = map[string]*huma.Response{"200": {
+				Description: "Checkpoints, and a last line whose next is the after to go on with, or null at the end of the list",
+				Content: map[string]*huma.MediaType{wire.ContentTypeLines: {Schema: &huma.Schema{AnyOf: []*huma.Schema{
+					schemas.Schema(typeOf[tinkex.Checkpoint](), true, "Checkpoint"),
+					schemas.Schema(typeOf[wire.ListEnd](), true, "ListEnd"),
+				}}}},
+			}}
+		})
+}
+
+// lineSize is about what a checkpoint takes in an answer, in bytes.
+const lineSize = 384
+
+func (s *Server) listing(ctx context.Context, in *struct {
+	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
+	After string `query:"after" doc:"The next of the answer before"`
+}) (*rawReply, error) {
+	var after *metastore.CheckpointPlace
+	if in.After != "" {
+		place, err := parsePlace(in.After)
+		if err != nil {
+			return nil, failure(http.StatusBadRequest, err.Error())
+		}
+		after = &place
+	}
+	list, err := s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, in.Limit)
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	body := make([]byte, 0, len(list)*lineSize+64)
+	for _, c := range list {
+		item := checkpointOf(c)
+		if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		body = append(body, '\n')
+	}
+	var end wire.ListEnd
+	if len(list) == in.Limit {
+		last := list[len(list)-1]
+		end.Next = ptr(placeOf(last))
+	}
+	line, err := json.Marshal(end)
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	return &rawReply{ContentType: wire.ContentTypeLines, Body: append(append(body, line...), '\n')}, nil
+}
+
+// placeOf writes down where a checkpoint is in its owner's list.
+func placeOf(c metastore.Checkpoint) string { return fmt.Sprintf("%d-%d", c.CreatedAt.UnixMicro(), c.ID) }
+
+func parsePlace(s string) (metastore.CheckpointPlace, error) {
+	// The first number may be negative.
+	at, id, _ := strings.Cut(s[1:], "-")
+	us, err := strconv.ParseInt(s[:1]+at, 10, 64)
+	n, idErr := strconv.ParseInt(id, 10, 64)
+	if err != nil || idErr != nil {
+		return metastore.CheckpointPlace{}, fmt.Errorf("after: %.64q is no place in the list; use what the answer before has as next", s)
+	}
+	return metastore.CheckpointPlace{CreatedAt: time.UnixMicro(us).UTC(), ID: n}, nil
+}
