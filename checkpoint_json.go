@@ -150,18 +150,17 @@ func (r *checkpointReader) text() ([]byte, bool) {
 	if !r.next('"') {
 		return nil, false
 	}
-	n := bytes.IndexByte(r.rest, '"')
-	if n < 0 {
-		return nil, false
-	}
-	b := r.rest[:n]
-	for _, c := range b {
-		if c < ' ' || c >= 0x80 || c == '\\' {
+	for n, c := range r.rest {
+		switch {
+		case c == '"':
+			text := r.rest[:n]
+			r.rest = r.rest[n+1:]
+			return text, true
+		case c < ' ' || c >= 0x80 || c == '\\':
 			return nil, false
 		}
 	}
-	r.rest = r.rest[n+1:]
-	return b, true
+	return nil, false
 }
 
 func (r *checkpointReader) number() (n int64, ok bool) {

@@ -39,7 +39,8 @@ func (c *RestClient) AllCheckpoints(ctx context.Context, opts PageOptions) iter.
 			byOffset(yield)
 			return
 		}
-		first, err := c.stretch(ctx, opts.PageSize, "")
+		var buffers [2]bytes.Buffer
+		first, err := c.stretch(ctx, opts.PageSize, "", &buffers[0])
 		if !c.knowsStretches(err) {
 			byOffset(yield)
 			return
@@ -48,7 +49,7 @@ func (c *RestClient) AllCheckpoints(ctx context.Context, opts PageOptions) iter.
 			yield(Checkpoint{}, err)
 			return
 		}
-		c.walk(ctx, first, opts.PageSize, yield)
+		c.walk(ctx, first, opts.PageSize, &buffers, yield)
 	}
 }
 
@@ -76,8 +77,9 @@ type stretch struct {
 	next  string
 }
 
-// stretch asks for up to limit checkpoints from a place on.
-func (c *RestClient) stretch(ctx context.Context, limit int, after string) (stretch, error) {
+// stretch asks for up to limit checkpoints from a place on. They are in the
+// buffer.
+func (c *RestClient) stretch(ctx context.Context, limit int, after string, into *bytes.Buffer) (stretch, error) {
 	query := url.Values{}
 	if limit > 0 {
 		query.Set("limit", strconv.Itoa(limit))
@@ -85,7 +87,7 @@ func (c *RestClient) stretch(ctx context.Context, limit int, after string) (stre
 	if after != "" {
 		query.Set("after", after)
 	}
-	request := &call{op: listCheckpoints, method: http.MethodGet, path: "/checkpoints", query: query, extension: true, accept: wire.ContentTypeLines}
+	request := &call{op: listCheckpoints, method: http.MethodGet, path: "/checkpoints", query: query, extension: true, accept: wire.ContentTypeLines, into: into}
 	r, err := c.t.do(ctx, request)
 	if err != nil {
 		return stretch{}, err
@@ -127,19 +129,23 @@ func parseStretch(body []byte) (stretch, error) {
 
 // walk yields the checkpoints of a stretch and of all that follow it. While
 // those of the second and later ones are looked at, the next one is fetched:
-// who wants only the first few does not have more read than that.
-func (c *RestClient) walk(ctx context.Context, s stretch, limit int, yield func(Checkpoint, error) bool) {
+// who wants only the first few does not have more read than that. The first
+// stretch is in the first of the buffers, and the others are in turns: in a list
+// of a hundred thousand, collecting them would take longer than reading.
+func (c *RestClient) walk(ctx context.Context, s stretch, limit int, buffers *[2]bytes.Buffer, yield func(Checkpoint, error) bool) {
 	type answer struct {
 		stretch
 		err error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var ahead chan answer
+	fetched := 1
 	fetch := func() {
-		next := s.next
+		next, into := s.next, &buffers[fetched%2]
+		fetched++
 		ahead = make(chan answer, 1)
 		go func(ahead chan<- answer) {
-			s, err := c.stretch(ctx, limit, next)
+			s, err := c.stretch(ctx, limit, next, into)
 			ahead <- answer{s, err}
 		}(ahead)
 	}

@@ -181,6 +181,8 @@ type call struct {
 	contentType     string
 	contentEncoding string
 	accept          string
+	// into is where the answer is read to, if its memory is to be used again.
+	into *bytes.Buffer
 
 	timeout    time.Duration // of an attempt; 0: the transport's
 	once       bool          // no retries
@@ -420,7 +422,7 @@ func (t *transport) attempt(ctx context.Context, c *call, key, idempotencyKey st
 	if err == nil {
 		defer resp.Body.Close()
 		r := &reply{status: resp.StatusCode, header: resp.Header}
-		if r.body, err = readBody(resp); err == nil {
+		if r.body, err = readBody(resp, c.into); err == nil {
 			return r, nil
 		}
 	}
@@ -462,11 +464,14 @@ type sourceError struct{ err error }
 func (e *sourceError) Error() string { return "read what is to be sent: " + e.err.Error() }
 func (e *sourceError) Unwrap() error { return e.err }
 
-func readBody(resp *http.Response) ([]byte, error) {
+func readBody(resp *http.Response, buf *bytes.Buffer) ([]byte, error) {
 	if resp.StatusCode >= 400 {
 		return io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	}
-	var buf bytes.Buffer
+	if buf == nil {
+		buf = new(bytes.Buffer)
+	}
+	buf.Reset()
 	if n := resp.ContentLength; n > 0 && n <= 16<<20 {
 		buf.Grow(int(n) + bytes.MinRead)
 	}

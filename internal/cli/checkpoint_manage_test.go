@@ -158,14 +158,15 @@ func TestListThatBreaksOffIsNoDocument(t *testing.T) {
 	srv := seeded(t, 3)
 	pages := 0
 	through(t, srv, func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != "/api/v1/checkpoints" {
+		if r.URL.Path != "/tinkex/v1/checkpoints" {
 			return false
 		}
 		if pages++; pages > 1 {
 			w.WriteHeader(http.StatusForbidden)
 			return true
 		}
-		fmt.Fprintf(w, `{"checkpoints": [{"tinker_path": %q, "checkpoint_type": "training"}], "cursor": {"offset": 0, "limit": 1, "total_count": 2}}`, seededPath(1))
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		fmt.Fprintf(w, "{\"tinker_path\": %q, \"checkpoint_type\": \"training\"}\n{\"next\": \"there\"}\n", seededPath(1))
 		return true
 	})
 	r := run(t, "-f", "json", "checkpoint", "list", "--limit", "0").want(t, exitNotFound, []string{seededPath(1)}, []string{"403"})

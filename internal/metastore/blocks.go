@@ -263,9 +263,18 @@ func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after 
 	if after != nil {
 		from = place{micros(after.CreatedAt), after.ID}
 	}
-	query, args := f.after(from, max(limit, 0))
-	all, err := list(ctx, s.query(), query, args, scanCheckpoint)
-	return all, s.explain(err)
+	limit = max(limit, 0)
+	query, args := f.after(from, limit)
+	all := make([]Checkpoint, 0, min(limit, 1000))
+	err := s.query().each(ctx, query, args, func(row scanner) error {
+		c, err := scanCheckpoint(row)
+		all = append(all, c)
+		return err
+	})
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	return all, nil
 }
 
 // after is the query for what comes after a place.

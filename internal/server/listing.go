@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -37,13 +38,14 @@ func (s *Server) listingOps(api huma.API) {
 		})
 }
 
-// lineSize is about what a checkpoint takes in an answer, in bytes.
-const lineSize = 384
+// Answers are written into memory that is used again: for a list of a hundred
+// thousand, collecting it would take longer than writing.
+var listingBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func (s *Server) listing(ctx context.Context, in *struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 	After string `query:"after" doc:"The next of the answer before"`
-}) (*rawReply, error) {
+}) (*huma.StreamResponse, error) {
 	var after *metastore.CheckpointPlace
 	if in.After != "" {
 		place, err := parsePlace(in.After)
@@ -56,24 +58,34 @@ func (s *Server) listing(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.fail(ctx, err)
 	}
-	body := make([]byte, 0, len(list)*lineSize+64)
+	buffer := listingBuffers.Get().(*[]byte)
+	if *buffer, err = appendListing((*buffer)[:0], list, in.Limit); err != nil {
+		listingBuffers.Put(buffer)
+		return nil, s.fail(ctx, err)
+	}
+	return &huma.StreamResponse{Body: func(out huma.Context) {
+		defer listingBuffers.Put(buffer)
+		out.SetHeader("Content-Type", wire.ContentTypeLines)
+		out.SetHeader("Content-Length", strconv.Itoa(len(*buffer)))
+		_, _ = out.BodyWriter().Write(*buffer)
+	}}, nil
+}
+
+func appendListing(body []byte, list []metastore.Checkpoint, limit int) ([]byte, error) {
+	var err error
 	for _, c := range list {
 		item := checkpointOf(c)
 		if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
-			return nil, s.fail(ctx, err)
+			return body, err
 		}
 		body = append(body, '\n')
 	}
 	var end wire.ListEnd
-	if len(list) == in.Limit {
-		last := list[len(list)-1]
-		end.Next = ptr(placeOf(last))
+	if len(list) == limit {
+		end.Next = ptr(placeOf(list[limit-1]))
 	}
 	line, err := json.Marshal(end)
-	if err != nil {
-		return nil, s.fail(ctx, err)
-	}
-	return &rawReply{ContentType: wire.ContentTypeLines, Body: append(append(body, line...), '\n')}, nil
+	return append(append(body, line...), '\n'), err
 }
 
 // placeOf writes down where a checkpoint is in its owner's list.

@@ -85,8 +85,10 @@ var checkpointTypes = map[metastore.Kind]tinkex.CheckpointType{
 
 func checkpointOf(c metastore.Checkpoint) tinkex.Checkpoint {
 	p := tinkex.TinkerPath{RunID: c.RunID, Type: checkpointTypes[c.Kind], Name: c.Name}
+	path := p.String()
 	out := tinkex.Checkpoint{
-		CheckpointID: p.CheckpointID(), CheckpointType: p.Type, Time: c.CreatedAt.UTC(), TinkerPath: p.String(),
+		// The id is the end of the path, and shares its memory.
+		CheckpointID: path[len(tinkex.Scheme)+len(p.RunID)+1:], CheckpointType: p.Type, Time: c.CreatedAt.UTC(), TinkerPath: path,
 		SizeBytes: ptr(c.SizeBytes), Public: c.Public, UserMetadata: c.UserMetadata, BaseModel: c.LoRA.BaseModel,
 	}
 	if c.ExpiresAt != nil {

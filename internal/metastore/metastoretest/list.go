@@ -78,7 +78,9 @@ func testCheckpointLists(t *testing.T, f fixture) {
 				t.Errorf("%s is listed with its files", c.Name)
 			}
 		}
-		same(t, "checkpoints in their list's order", value(f.CheckpointsAfter(f.ctx, test.f, nil, 100))(f), page)
+		if all := value(f.CheckpointsAfter(f.ctx, test.f, nil, 100))(f); len(all) > 0 || len(page) > 0 {
+			same(t, "checkpoints in their list's order", all, page)
+		}
 		for i, c := range page {
 			place := &metastore.CheckpointPlace{CreatedAt: c.CreatedAt, ID: c.ID}
 			if got, want := names(value(f.CheckpointsAfter(f.ctx, test.f, place, 100))(f)), names(page[i+1:]); got != want {
