@@ -8,7 +8,8 @@ import (
 
 // PageOptions says how iterators fetch what they iterate over.
 type PageOptions struct {
-	// PageSize is how many items one request asks for; 0 is 100.
+	// PageSize is how many items one request asks for; 0 leaves it to the client,
+	// which asks for 100, or this project's server for 1,000 checkpoints.
 	PageSize int
 }
 
