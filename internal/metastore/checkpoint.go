@@ -55,6 +55,9 @@ func prepare(c Checkpoint) (*prepared, error) {
 	default:
 		return nil, fmt.Errorf("checkpoint %s: %w", c.id(), noSuchKind(c.Kind))
 	}
+	if err := c.separable(); err != nil {
+		return nil, err
+	}
 	c.CreatedAt = moment(micros(c.CreatedAt))
 	if c.ExpiresAt != nil {
 		at := moment(micros(*c.ExpiresAt))

@@ -7,14 +7,27 @@ import (
 )
 
 // checkpointRow selects all that scanCheckpoint reads of a checkpoint, as one
-// text: numbers and the lengths of the strings, each followed by a space, and
-// then the strings. NULL is nothing. Lists are long, and what a row costs is its
-// columns: read one by one, they take three times as long.
+// text: numbers and flags, each with a space behind it, and then strings, with
+// separators between them. NULL is nothing. Lists are long, and what a row costs
+// is its columns: read one by one, they take three times as long.
 const checkpointRow = `concat(id, ' ', size_bytes, ' ', created_at, ' ', expires_at, ' ', lora_rank, ' ',
-	listed + 2 * public + 4 * train_attn + 8 * train_mlp + 16 * train_unembed + 32 * has_optimizer, ' ',
-	octet_length(run_id), ' ', octet_length(kind), ' ', octet_length(name), ' ',
-	octet_length(owner), ' ', octet_length(base_model), ' ',
-	run_id, kind, name, owner, base_model, user_metadata)`
+	listed, public, train_attn, train_mlp, train_unembed, has_optimizer, ' ',
+	run_id, '` + separator + `', kind, '` + separator + `', name, '` + separator + `', owner, '` + separator + `',
+	base_model, '` + separator + `', user_metadata)`
+
+// separator is what no string of a checkpoint's may have in it, but user
+// metadata, which comes last.
+const separator = "\x1f"
+
+// separable reports a checkpoint that could not be read back.
+func (c *Checkpoint) separable() error {
+	for what, s := range map[string]string{"run id": c.RunID, "name": c.Name, "owner": c.Owner, "base model": c.LoRA.BaseModel} {
+		if strings.Contains(s, separator) {
+			return fmt.Errorf("checkpoint %q: its %s %q contains the control character U+001F", c.id(), what, s)
+		}
+	}
+	return nil
+}
 
 // scanCheckpoint reads a row that begins with checkpointRow.
 func scanCheckpoint(row scanner) (Checkpoint, error) {
@@ -36,18 +49,11 @@ func parseCheckpointRow(text string) (c Checkpoint, err error) {
 		r.skip()
 	}
 	c.LoRA.Rank = int(r.number())
-	flags := r.number()
-	c.Listed, c.Public, c.HasOptimizer = flags&1 != 0, flags&2 != 0, flags&32 != 0
-	c.LoRA.TrainAttn, c.LoRA.TrainMLP, c.LoRA.TrainUnembed = flags&4 != 0, flags&8 != 0, flags&16 != 0
-	var lengths [5]int64
-	for i := range lengths {
-		lengths[i] = r.number()
-	}
-	c.RunID = r.text(lengths[0])
-	c.Kind = Kind(r.text(lengths[1]))
-	c.Name = r.text(lengths[2])
-	c.Owner = r.text(lengths[3])
-	c.LoRA.BaseModel = r.text(lengths[4])
+	c.Listed, c.Public = r.flag(), r.flag()
+	c.LoRA.TrainAttn, c.LoRA.TrainMLP, c.LoRA.TrainUnembed = r.flag(), r.flag(), r.flag()
+	c.HasOptimizer = r.flag()
+	r.skip()
+	c.RunID, c.Kind, c.Name, c.Owner, c.LoRA.BaseModel = r.text(), Kind(r.text()), r.text(), r.text(), r.text()
 	if r.bad {
 		return Checkpoint{}, fmt.Errorf("a row of a checkpoint makes no sense: %.200q", text)
 	}
@@ -76,21 +82,24 @@ func (r *rowReader) number() int64 {
 	return n
 }
 
-// skip leaves out a number that is not there.
-func (r *rowReader) skip() {
-	if r.rest == "" {
+func (r *rowReader) flag() bool {
+	if r.rest == "" || r.rest[0] != '0' && r.rest[0] != '1' {
 		r.bad = true
-		return
+		return false
 	}
+	set := r.rest[0] == '1'
 	r.rest = r.rest[1:]
+	return set
 }
 
-func (r *rowReader) text(length int64) string {
-	if r.bad || length < 0 || length > int64(len(r.rest)) {
-		r.bad = true
-		return ""
-	}
-	s := r.rest[:length]
-	r.rest = r.rest[length:]
+// skip leaves out a space.
+func (r *rowReader) skip() {
+	rest, found := strings.CutPrefix(r.rest, " ")
+	r.rest, r.bad = rest, r.bad || !found
+}
+
+func (r *rowReader) text() string {
+	s, rest, found := strings.Cut(r.rest, separator)
+	r.rest, r.bad = rest, r.bad || !found
 	return s
 }

@@ -54,12 +54,9 @@ func (s *Server) listing(ctx context.Context, in *struct {
 		}
 		after = &place
 	}
-	list, err := s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, in.Limit)
-	if err != nil {
-		return nil, s.fail(ctx, err)
-	}
 	buffer := listingBuffers.Get().(*[]byte)
-	if *buffer, err = appendListing((*buffer)[:0], list, in.Limit); err != nil {
+	var err error
+	if *buffer, err = s.appendListing(ctx, (*buffer)[:0], after, in.Limit); err != nil {
 		listingBuffers.Put(buffer)
 		return nil, s.fail(ctx, err)
 	}
@@ -71,25 +68,35 @@ func (s *Server) listing(ctx context.Context, in *struct {
 	}}, nil
 }
 
-func appendListing(body []byte, list []metastore.Checkpoint, limit int) ([]byte, error) {
-	var err error
-	for _, c := range list {
-		item := checkpointOf(c)
-		if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
+func (s *Server) appendListing(ctx context.Context, body []byte, after *metastore.CheckpointPlace, limit int) ([]byte, error) {
+	var last metastore.Checkpoint
+	n := 0
+	for batch, err := range s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, limit) {
+		if err != nil {
 			return body, err
 		}
-		body = append(body, '\n')
+		for _, c := range batch {
+			item := checkpointOf(c)
+			if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
+				return body, err
+			}
+			body = append(body, '\n')
+			last = c
+		}
+		n += len(batch)
 	}
 	var end wire.ListEnd
-	if len(list) == limit {
-		end.Next = ptr(placeOf(list[limit-1]))
+	if n == limit {
+		end.Next = ptr(placeOf(last))
 	}
 	line, err := json.Marshal(end)
 	return append(append(body, line...), '\n'), err
 }
 
 // placeOf writes down where a checkpoint is in its owner's list.
-func placeOf(c metastore.Checkpoint) string { return fmt.Sprintf("%d-%d", c.CreatedAt.UnixMicro(), c.ID) }
+func placeOf(c metastore.Checkpoint) string {
+	return fmt.Sprintf("%d-%d", c.CreatedAt.UnixMicro(), c.ID)
+}
 
 func parsePlace(s string) (metastore.CheckpointPlace, error) {
 	// The first number may be negative.
