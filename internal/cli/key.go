@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -89,6 +90,9 @@ From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
 }
 
 func (a *app) createKey(ctx context.Context, meta metastore.Store, name, owner string) error {
+	if strings.ContainsFunc(owner, unicode.IsControl) {
+		return usagef("--owner: %q contains a control character", owner)
+	}
 	var b [25]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return err

@@ -248,6 +248,8 @@ type CheckpointFilter struct {
 //   - Each method is one transaction: it happens wholly or not at all, and
 //     once it has returned it survives a crash.
 //   - A name is taken by at most one ready checkpoint of a run and kind.
+//   - A checkpoint's strings, but for its user metadata, come back as they were,
+//     or are refused: the control character U+001F is.
 //   - Lists are newest first, ties broken by id (in a session by Seq), and
 //     stable while paging as long as nothing is added or removed. A page and
 //     its total are of the same moment.

@@ -117,7 +117,7 @@ func (r *Registry) CheckpointsAfter(ctx context.Context, owner string, after *me
 		ahead := make(chan batch)
 		defer func() {
 			cancel()
-			for range ahead { //nolint:revive // until the reader has ended
+			for range ahead { // until the reader has ended
 			}
 		}()
 		go func() {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -51,6 +53,8 @@ func (q *RestoreRequest) Check() error {
 	switch {
 	case q.LoRA.BaseModel == "":
 		return newError(Invalid, "base_model: it is missing")
+	case strings.ContainsFunc(q.LoRA.BaseModel, unicode.IsControl):
+		return newError(Invalid, "base_model: %q contains a control character", q.LoRA.BaseModel)
 	case q.LoRA.Rank < 1:
 		return newError(Invalid, "lora_rank: %d: expected at least 1", q.LoRA.Rank)
 	case len(q.Files) == 0:

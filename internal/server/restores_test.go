@@ -101,6 +101,7 @@ func TestRestoresOverHTTP(t *testing.T) {
 	for says, change := range map[string]map[string]any{
 		"origin":              {"origin": "tinker://x/y/z"},
 		"base_model":          {"base_model": ""},
+		"control character":   {"base_model": "Else\x1fwhere"},
 		"lora_rank":           {"lora_rank": 0},
 		"files: there are no": {"files": []any{}},
 		"ttl_seconds":         {"ttl_seconds": 0},
