@@ -36,9 +36,10 @@ func (a *app) colours() bool { return a.StdoutTerminal && !a.noColor }
 
 // tableWriter prints rows under headings: aligned columns without borders, so
 // that they can be read, copied and cut alike. The last column holds what people
-// copy whole, an id or a path, and is never cut. On a terminal too narrow for a
-// row, the columns that may be dropped are, and if that is not enough the last
-// one gets a line of its own, indented as far as leaves it whole.
+// copy whole, an id or a path, and is never cut. On a terminal too narrow for
+// the rows, the columns that may be dropped are, and if that is not enough the
+// last one gets a line of its own, indented as far as leaves it whole. A few rows
+// that are wider than the others are the only ones to get one.
 //
 // What does not fit into its sample is printed as it comes, in columns as wide
 // as the sample's, so that a table may have any number of rows.
@@ -59,10 +60,12 @@ type layout struct {
 	widths  []int // of all
 	wrap    bool  // the last column has a line of its own
 	indent  string
+	room    int // what there is for the last column beside the others
 }
 
 const (
 	tableSample = 1000
+	fewRows     = 5 // one in so many may be wider than the terminal
 	flushRows   = 100
 	columnGap   = "   "
 	wrapIndent  = "  "
@@ -138,8 +141,8 @@ func (w *tableWriter) fit() *layout {
 		limit = math.MaxInt
 	}
 	// shown returns what is left when as many columns as necessary are dropped,
-	// and whether they fit beside something of a certain width.
-	shown := func(beside int) ([]int, bool) {
+	// and the room beside them, which may be less than what is asked for.
+	shown := func(beside int) ([]int, int) {
 		var columns []int
 		width := beside
 		for i := range last {
@@ -153,10 +156,14 @@ func (w *tableWriter) fit() *layout {
 			columns = slices.DeleteFunc(columns, func(i int) bool { return i == d })
 			width -= l.widths[d] + len(columnGap)
 		}
-		return columns, width <= limit
+		return columns, limit - (width - beside)
 	}
-	columns, fits := shown(l.widths[last])
-	if !fits {
+	usual := w.usualWidth(l.widths[last])
+	columns, room := shown(l.widths[last])
+	if room < l.widths[last] {
+		columns, room = shown(usual)
+	}
+	if room < usual {
 		columns, _ = shown(-len(columnGap))
 		l.wrap = last > 0
 		l.indent = wrapIndent
@@ -166,8 +173,23 @@ func (w *tableWriter) fit() *layout {
 			}
 		}
 	}
-	l.columns = columns
+	l.columns, l.room = columns, room
 	return l
+}
+
+// usualWidth is the width of the last column but for a few rows, and at least
+// its heading's.
+func (w *tableWriter) usualWidth(widest int) int {
+	last := len(w.headings) - 1
+	if len(w.rows) < fewRows {
+		return widest
+	}
+	widths := make([]int, len(w.rows))
+	for i, r := range w.rows {
+		widths[i] = text.StringWidth(r[last])
+	}
+	slices.Sort(widths)
+	return max(widths[len(widths)-1-len(widths)/fewRows], text.StringWidth(w.headings[last]))
 }
 
 // indentFor is how far a text is indented on a line of its own, so that a
@@ -199,11 +221,16 @@ func (w *tableWriter) line(values []string, heading bool) {
 	for _, i := range w.layout.columns {
 		put(i)
 	}
-	if w.layout.wrap {
+	last := len(values) - 1
+	switch {
+	case w.layout.wrap:
 		end()
 		b.WriteString(w.layout.indent)
+	case last > 0 && text.StringWidth(values[last]) > w.layout.room:
+		end()
+		b.WriteString(indentFor(values[last], w.a.Width))
 	}
-	put(len(values) - 1)
+	put(last)
 	end()
 }
 

@@ -36,6 +36,49 @@ func TestTableFitsTheTerminal(t *testing.T) {
 	}
 }
 
+// One row that is too wide does not have all others folded with it.
+func TestOneWideRow(t *testing.T) {
+	table := func(rows, wide int) string {
+		var out bytes.Buffer
+		a := &app{Env: Env{Stdout: &out, StdoutTerminal: true, Width: 30}, noColor: true}
+		table := a.table("Size", "Public", "Path").droppable("Public")
+		for i := range rows {
+			path := fmt.Sprintf("tinker://r/%d", i)
+			if i < wide {
+				path += "-of-a-long-name"
+			}
+			table.row("1 B", "no", path)
+		}
+		if err := table.render(); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	want := "Size   Public   Path\n1 B    no\n  tinker://r/0-of-a-long-name\n"
+	for i := 1; i < 5; i++ {
+		want += fmt.Sprintf("1 B    no       tinker://r/%d\n", i)
+	}
+	if got := table(5, 1); got != want {
+		t.Errorf("one of five:\n%s\nwant\n%s", got, want)
+	}
+	for _, most := range [][2]int{{5, 2}, {4, 1}, {1, 1}} {
+		if got := table(most[0], most[1]); strings.Count(got, "\n") != 2*most[0]+2 {
+			t.Errorf("%d of %d:\n%s", most[1], most[0], got)
+		}
+	}
+	// Nor one that comes after the sample.
+	var out bytes.Buffer
+	a := &app{Env: Env{Stdout: &out, StdoutTerminal: true, Width: 20}, noColor: true}
+	long := a.table("N", "Id")
+	for range tableSample {
+		long.row("1", "id")
+	}
+	long.row("2", "an-id-of-18-bytes-")
+	if err := long.render(); err != nil || !strings.HasSuffix(out.String(), "1   id\n2\n  an-id-of-18-bytes-\n") {
+		t.Errorf("%v, it ends in %q", err, out.String()[out.Len()-60:])
+	}
+}
+
 func TestPropertiesKeepPathsWhole(t *testing.T) {
 	const id = "tinker://11111111-2222-4333-8444-555555555555:train:0/sampler_weights/step-1200"
 	for name, tc := range map[string]struct {

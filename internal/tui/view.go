@@ -188,7 +188,7 @@ func (m *Model) checkpointColumns() []column[tinkex.Checkpoint] {
 	}
 	if m.run == "" {
 		columns = append(columns, column[tinkex.Checkpoint]{
-			title: "Run", width: 12, flex: true, cut: true, need: 1,
+			title: "Run", width: 12, want: runIDWidth, cut: true, need: 1,
 			value: func(c tinkex.Checkpoint) string { return m.opts.Text(runOf(c)) },
 		})
 	}
