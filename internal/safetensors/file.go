@@ -186,22 +186,45 @@ func (t TensorInfo) checkFloat() error {
 }
 
 func (f *File) readFloat32(t TensorInfo, dst []float32) error {
+	return f.readChunks(t, func(b []byte, at int) { decodeFloat32(t.DType, b, dst[at:]) })
+}
+
+// EachFloat32 is Float32 piece by piece, for tensors that are not worth their
+// memory: each is called with the values from index at on, which are valid
+// until it returns.
+func (f *File) EachFloat32(name string, each func(values []float32, at int)) error {
+	t, err := f.lookup(name)
+	if err != nil {
+		return err
+	}
+	if err := t.checkFloat(); err != nil {
+		return err
+	}
+	size := t.DType.Bits() / 8
+	buf := make([]float32, min(t.Elements(), chunkBytes/size))
 	return f.readChunks(t, func(b []byte, at int) {
-		switch t.DType {
-		case F32:
-			for i := range len(b) / 4 {
-				dst[at+i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-			}
-		case BF16:
-			for i := range len(b) / 2 {
-				dst[at+i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16)
-			}
-		case F16:
-			for i := range len(b) / 2 {
-				dst[at+i] = float16ToFloat32(binary.LittleEndian.Uint16(b[2*i:]))
-			}
-		}
+		values := buf[:len(b)/size]
+		decodeFloat32(t.DType, b, values)
+		each(values, at)
 	})
+}
+
+// decodeFloat32 decodes the elements of an F32, F16 or BF16 tensor.
+func decodeFloat32(d DType, b []byte, dst []float32) {
+	switch d {
+	case F32:
+		for i := range len(b) / 4 {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+		}
+	case BF16:
+		for i := range len(b) / 2 {
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16)
+		}
+	case F16:
+		for i := range len(b) / 2 {
+			dst[i] = float16ToFloat32(binary.LittleEndian.Uint16(b[2*i:]))
+		}
+	}
 }
 
 // chunkBytes bounds the memory used on the way between file and tensor. It is

@@ -243,6 +243,40 @@ func TestWriteErrors(t *testing.T) {
 	}
 }
 
+// Piece by piece come the values that come at once.
+func TestEachFloat32(t *testing.T) {
+	want := make([]float32, 3*chunkBytes/4+5)
+	for i := range want {
+		want[i] = float32(i)
+	}
+	var b bytes.Buffer
+	if err := Write(&b, []Tensor{{Name: "a", Shape: []int{len(want)}, F32: want}, {Name: "i", Shape: []int{1}, I64: []int64{1}}, {Name: "empty", Shape: []int{0}, F32: []float32{}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := open(b.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []float32
+	if err := f.EachFloat32("a", func(v []float32, at int) {
+		if at != len(got) || len(v) > chunkBytes/4 {
+			t.Errorf("%d values at %d after %d", len(v), at, len(got))
+		}
+		got = append(got, v...)
+	}); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%d values, which differ from %d: %v", len(got), len(want), err)
+	}
+	none := func(v []float32, at int) { t.Errorf("%d values at %d", len(v), at) }
+	if err := f.EachFloat32("empty", none); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"i", "nothing"} {
+		if err := f.EachFloat32(name, none); err == nil {
+			t.Errorf("%q was read", name)
+		}
+	}
+}
+
 func TestHalfPrecision(t *testing.T) {
 	file := func(dtype DType, v ...uint16) *File {
 		b := build(fmt.Sprintf(`{"a":{"dtype":%q,"shape":[%d],"data_offsets":[0,%d]}}`, dtype, len(v), 2*len(v)), 0)

@@ -253,7 +253,7 @@ func readAdapter(files fs.FS, b *base) (*adapter, error) {
 		return a || b
 	})
 	ad := &adapter{layout: l, alpha: c.LoraAlpha, params: make([]float32, l.size)}
-	if err := checkTensorSet(f, l, mods); err != nil {
+	if err := checkTensorSet(f, l, mods, b); err != nil {
 		return nil, fmt.Errorf("%s: %w", engine.AdapterWeightsFile, err)
 	}
 	if err := readVector(f, l, "", ad.params, false); err != nil {
@@ -263,8 +263,9 @@ func readAdapter(files fs.FS, b *base) (*adapter, error) {
 }
 
 // checkTensorSet requires that a file's tensors are those of l and nothing
-// else, and that they are of the modules in mods, each of which has some.
-func checkTensorSet(f *safetensors.File, l *layout, mods []module) error {
+// else but copies of weights of b, and that they are of the modules in mods,
+// each of which has some.
+func checkTensorSet(f *safetensors.File, l *layout, mods []module, b *base) error {
 	known := make(map[string]bool, 2*len(l.slots))
 	found := map[module]bool{}
 	for i := range l.slots {
@@ -273,8 +274,11 @@ func checkTensorSet(f *safetensors.File, l *layout, mods []module) error {
 		found[s.mod] = true
 	}
 	for _, t := range f.Tensors() {
-		if !known[t.Name] {
-			return incompatible("tensor %q does not belong to an adapter of the base model", t.Name)
+		if known[t.Name] {
+			continue
+		}
+		if err := checkCopy(f, t, b); err != nil {
+			return err
 		}
 	}
 	for m := range lmHead + 1 {
@@ -286,4 +290,65 @@ func checkTensorSet(f *safetensors.File, l *layout, mods []module) error {
 		}
 	}
 	return nil
+}
+
+// baseLayer is what PEFT puts into the path of a module that it has adapted.
+const baseLayer = ".base_layer.weight"
+
+// checkCopy requires that a tensor which is no adapter's is a copy of the
+// base model's weight of that name, whatever it was rounded to. PEFT saves one
+// of the unembedding with every adapter of it (save_embedding_layers).
+func checkCopy(f *safetensors.File, t safetensors.TensorInfo, b *base) error {
+	name, ok := strings.CutPrefix(t.Name, tensorPrefix)
+	if module, adapted := strings.CutSuffix(name, baseLayer); adapted {
+		name = module + ".weight"
+	}
+	specs := b.cfg.specs()
+	i := slices.IndexFunc(specs, func(s tensorSpec) bool { return s.name == name })
+	if i < 0 && b.cfg.tied && name == lmHead.path(0)+".weight" {
+		i = 0 // the embedding
+	}
+	switch {
+	case !ok || i < 0:
+		return incompatible("tensor %q does not belong to an adapter of the base model", t.Name)
+	case !slices.Equal(t.Shape, specs[i].shape):
+		return incompatible("tensor %q has shape %v, the base model's weight %v", t.Name, t.Shape, specs[i].shape)
+	}
+	w, err := b.load()
+	if err != nil {
+		return err
+	}
+	want, same := w.slices(&b.cfg)[i], true
+	err = f.EachFloat32(t.Name, func(values []float32, at int) {
+		for j, v := range values {
+			same = same && isRounded(v, want[at+j], t.DType)
+		}
+	})
+	if err != nil {
+		return asIncompatible(err)
+	}
+	if !same {
+		return incompatible("tensor %q differs from the base model's weight: what was trained besides the adapter cannot be used", t.Name)
+	}
+	return nil
+}
+
+// isRounded reports whether v is want, or what becomes of it as a number of the
+// given type.
+func isRounded(v, want float32, d safetensors.DType) bool {
+	if v == want || want == 0 {
+		return v == want
+	}
+	var digits, least int // in binary; the exponent of the smallest normal number
+	switch d {
+	case safetensors.BF16:
+		digits, least = 8, -126
+	case safetensors.F16:
+		digits, least = 11, -14
+	default:
+		return false
+	}
+	_, exp := math.Frexp(float64(want)) // want is at least half of 2^exp
+	half := math.Ldexp(1, max(exp-1, least)-digits)
+	return math.Abs(float64(v)-float64(want)) <= half
 }

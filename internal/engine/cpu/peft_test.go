@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -152,6 +154,92 @@ func TestForeignAdapters(t *testing.T) {
 		}
 		if _, err := s.Sample(ctx, &engine.SampleRequest{Prompt: []int32{1}, NumSamples: 1, MaxTokens: 2, TopP: 1}); err != nil {
 			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
+// PEFT saves the unembedding that it has adapted beside the adapter, and with
+// save_embedding_layers=True both embeddings. They are no obstacle as long as
+// they are the base model's.
+func TestBaseWeightsBesideAnAdapter(t *testing.T) {
+	ctx := context.Background()
+	rounded := func(v float32) uint16 {
+		b := math.Float32bits(v)
+		return uint16((b + 0x7fff + b>>16&1) >> 16)
+	}
+	const head, embed = "base_model.model.lm_head", "base_model.model.model.embed_tokens.weight"
+	for _, tied := range []bool{false, true} {
+		c := smallConfig(archQwen3)
+		c.tied = tied
+		w := randomWeights(&c, 3)
+		e := openDir(t, writeHuggingFace(t, &c, w))
+		l := newLayout(&c, 4, func(_ int, m module) bool { return m == qProj || m == lmHead })
+		ad := newAdapter(l, 5)
+		config, err := encodePEFT(ad, "test/model")
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := slices.Clone(w.head.Data)
+		other[len(other)-1] += 0.01
+		shape := []int{c.vocab, c.hidden}
+		for _, tc := range []struct {
+			name  string
+			half  safetensors.DType // of the file; empty: F32
+			extra []safetensors.Tensor
+			word  string // of the refusal
+		}{
+			{"a copy of the unembedding", "", []safetensors.Tensor{{Name: head + ".base_layer.weight", Shape: shape, F32: w.head.Data}}, ""},
+			{"copies under their own names", "", []safetensors.Tensor{{Name: head + ".weight", Shape: shape, F32: w.head.Data}, {Name: embed, Shape: shape, F32: w.embed.Data}}, ""},
+			{"a copy in bfloat16", safetensors.BF16, []safetensors.Tensor{{Name: head + ".base_layer.weight", Shape: shape, F32: w.head.Data}}, ""},
+			{"an unembedding of its own", "", []safetensors.Tensor{{Name: head + ".base_layer.weight", Shape: shape, F32: other}}, "differs from the base model's"},
+			{"an unembedding of its own in bfloat16", safetensors.BF16, []safetensors.Tensor{{Name: head + ".base_layer.weight", Shape: shape, F32: other}}, "differs from the base model's"},
+			{"more tokens", "", []safetensors.Tensor{{Name: embed, Shape: []int{c.vocab + 1, c.hidden}, F32: make([]float32, (c.vocab+1)*c.hidden)}}, "has shape"},
+			{"integers", "", []safetensors.Tensor{{Name: head + ".weight", Shape: []int{c.vocab, c.hidden}, I64: make([]int64, c.vocab*c.hidden)}}, "expected F32"},
+			{"a weight that no model has", "", []safetensors.Tensor{{Name: "base_model.model.score.weight", Shape: []int{1}, F32: []float32{1}}}, "does not belong"},
+			{"a weight of another path", "", []safetensors.Tensor{{Name: "lm_head.weight", Shape: shape, F32: w.head.Data}}, "does not belong"},
+		} {
+			dir := t.TempDir()
+			var b bytes.Buffer
+			if err := safetensors.Write(&b, append(l.tensors("", ad.params), tc.extra...), nil); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, engine.AdapterWeightsFile)
+			if err := errors.Join(os.WriteFile(path, b.Bytes(), 0o600), os.WriteFile(filepath.Join(dir, engine.AdapterConfigFile), config, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if tc.half != "" {
+				halves(t, path, tc.half, rounded)
+			}
+			s, err := e.NewSampler(ctx, "test/model", os.DirFS(dir))
+			switch {
+			case tc.word == "" && err != nil:
+				t.Errorf("tied %v, %s: %v", tied, tc.name, err)
+			case tc.word != "" && (!errors.Is(err, engine.ErrIncompatible) || !strings.Contains(err.Error(), tc.word)):
+				t.Errorf("tied %v, %s: %v, want %q", tied, tc.name, err, tc.word)
+			}
+			if err == nil {
+				s.Close()
+			}
+		}
+	}
+}
+
+func TestIsRounded(t *testing.T) {
+	for _, tc := range []struct {
+		v, want float32
+		d       safetensors.DType
+		is      bool
+	}{
+		{1, 1, safetensors.F32, true}, {1, math.Nextafter32(1, 2), safetensors.F32, false},
+		{1, 1 + 1.0/256, safetensors.BF16, true}, {1, 1 + 1.01/256, safetensors.BF16, false}, // half a unit of 2^-7
+		{1 + 1.0/128, 1 + 1.0/256, safetensors.BF16, true}, {-1, 1, safetensors.BF16, false},
+		{1, 1 + 1.0/2048, safetensors.F16, true}, {1, 1 + 1.01/2048, safetensors.F16, false},
+		{0, 1e-9, safetensors.F16, true}, {0, 1e-7, safetensors.F16, false}, {0, 1e-9, safetensors.BF16, false},
+		{1e-3, 0, safetensors.BF16, false}, {0, 0, safetensors.BF16, true},
+		{float32(math.NaN()), 1, safetensors.BF16, false}, {float32(math.Inf(1)), 1, safetensors.BF16, false},
+	} {
+		if got := isRounded(tc.v, tc.want, tc.d); got != tc.is {
+			t.Errorf("%v for %v in %s: %v", tc.v, tc.want, tc.d, got)
 		}
 	}
 }
