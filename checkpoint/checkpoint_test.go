@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -125,12 +126,14 @@ func (u archiveAt) ArchiveURL(context.Context, tinkex.TinkerPath) (tinkex.Archiv
 	return tinkex.ArchiveURL{URL: string(u)}, nil
 }
 
-// tarOf builds an archive of one file.
-func tarOf(name, content string) []byte {
+// tarOf is an archive of files, each given by its name and its content.
+func tarOf(files ...string) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	_ = w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))})
-	_, _ = w.Write([]byte(content))
+	for i := 0; i < len(files); i += 2 {
+		_ = w.WriteHeader(&tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1]))})
+		_, _ = io.WriteString(w, files[i+1])
+	}
 	_ = w.Close()
 	return b.Bytes()
 }

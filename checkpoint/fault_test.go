@@ -529,6 +529,74 @@ func TestDownloadGoesOn(t *testing.T) {
 	}
 }
 
+// What an archive's download has to fetch twice is what was on its way, at most
+// a window: after a crash too, when there was no time to save anything.
+func TestInterruptedArchiveFetchesAWindowTwiceAtMost(t *testing.T) {
+	const (
+		window = 20 << 20
+		chunk  = 1703936 // of what is asked for at once, with 8 jobs
+		held   = 29      // the chunk that does not come: it holds up all behind it
+	)
+	content := tarOf("adapter_config.json", "{}", "adapter_model.bin", strings.Repeat("0123456789abcdef", 5<<20), "checkpoint_complete", "")
+	var sent, waits atomic.Int64
+	var free atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Range") == fmt.Sprintf("bytes=%d-%d", held*chunk, (held+1)*chunk-1) && !free.Load() {
+			waits.Add(1)
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("ETag", `"v1"`)
+		http.ServeContent(&counted{w, &sent}, r, "", time.Time{}, bytes.NewReader(content))
+	}))
+	defer srv.Close()
+	_, path := saved(t)
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := checkpoint.Download(ctx, archiveAt(srv.URL), path, checkpoint.DownloadOptions{Dir: dir})
+		failed <- err
+	}()
+	// All that is asked for has come, and all that can be written is.
+	for before := int64(-1); waits.Load() == 0 || sent.Load() != before; time.Sleep(300 * time.Millisecond) {
+		before = sent.Load()
+	}
+	if waits.Load() != 1 || sent.Load() < held*chunk+window/2 {
+		t.Fatalf("%d bytes were sent, %d requests held: the chunks are others than this test was made for", sent.Load(), waits.Load())
+	}
+	partial := "." + path.DirName() + ".partial"
+	crashed := t.TempDir()
+	if err := os.CopyFS(filepath.Join(crashed, partial), os.DirFS(filepath.Join(dir, partial))); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	free.Store(true)
+	first := sent.Load()
+	for name, tc := range map[string]struct {
+		dir  string
+		most int64
+	}{
+		"killed":      {crashed, window + 1<<20},
+		"interrupted": {dir, window},
+	} {
+		d, err := checkpoint.Download(t.Context(), archiveAt(srv.URL), path, checkpoint.DownloadOptions{Dir: tc.dir})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if twice := first + d.Fetched - int64(len(content)); twice > tc.most || twice < 0 {
+			t.Errorf("%s: of %d bytes %d had been fetched and %d were then: %d twice, at most %d", name, len(content), first, d.Fetched, twice, tc.most)
+		}
+		if b, err := os.ReadFile(filepath.Join(d.Dir, "adapter_model.bin")); err != nil || !bytes.Contains(content, b) || len(b) != 80<<20 {
+			t.Errorf("%s: %d bytes differ, %v", name, len(b), err)
+		}
+	}
+}
+
 // cutShort leaves only a beginning of a large file, and returns how many bytes
 // there are in the directory then.
 func cutShort(t *testing.T, dir string) (sum int64) {

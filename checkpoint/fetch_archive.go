@@ -59,13 +59,15 @@ func (d *download) unpack(ctx context.Context, part *partial) ([]File, error) {
 		d.progress.resumed(offset)
 	}
 	opts := archive.ExtractOptions{Sync: true, Resume: resume}
+	states := archiveStates{saved: offset, save: func(s *archive.State) error {
+		part.state.Digest, part.state.Archive = r.ETag(), s
+		return part.save()
+	}}
 	if r.Ranged() && r.ETag() != "" {
-		opts.OnState = func(s archive.State) error {
-			part.state.Digest, part.state.Archive = r.ETag(), &s
-			return part.save()
-		}
+		opts.OnState = states.reached
 	}
 	unpacked, err := archive.Extract(ctx, r, part.files(), opts)
+	_ = states.flush() // if it cannot be saved, an earlier one is there
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +81,43 @@ func (d *download) unpack(ctx context.Context, part *partial) ([]File, error) {
 		return nil, errors.Join(err, part.clear())
 	}
 	return files, d.checkContents(part, files)
+}
+
+// archiveStates saves how far an archive is unpacked: often enough for little to
+// be fetched again after a crash, and seldom enough for the states of an archive
+// of many files, each of which names all before it, to stay small beside it.
+type archiveStates struct {
+	save  func(*archive.State) error
+	saved int64 // the offset of the last one saved
+	last  *archive.State
+}
+
+const (
+	// stateBytes is how much of an archive is unpacked between two states that
+	// are saved, at least.
+	stateBytes = 1 << 20
+	// stateBytesPerFile is how much more for every file before it, of which a
+	// state has some 200 bytes.
+	stateBytesPerFile = 8 << 10
+)
+
+// reached takes a state, and saves it if it is time to.
+func (a *archiveStates) reached(s archive.State) error {
+	a.last = &s
+	if s.Offset-a.saved < max(stateBytes, int64(len(s.Files))*stateBytesPerFile) {
+		return nil
+	}
+	return a.flush()
+}
+
+// flush saves the last state, if it has not been.
+func (a *archiveStates) flush() error {
+	s := a.last
+	if s == nil {
+		return nil
+	}
+	a.last, a.saved = nil, s.Offset
+	return a.save(s)
 }
 
 // checkContents checks what can be checked without digests.

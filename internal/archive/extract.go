@@ -43,8 +43,9 @@ type ExtractOptions struct {
 	// OnBytes, if not nil, is called with the number of bytes whenever some
 	// have been written.
 	OnBytes func(n int64)
-	// OnState, if not nil, is called after every file and every 16 MiB of one,
-	// with what a later Extract needs to go on from there. It is not called for
+	// OnState, if not nil, is called after every file, every 1 MiB of one and
+	// where the stream breaks in one, with what a later Extract needs to go on
+	// from there. What it is given stays as it is. It is not called for
 	// compressed archives. An error ends the extraction.
 	OnState func(State) error
 	// Resume goes on from a state that OnState was given: the stream starts at
@@ -336,16 +337,17 @@ func (x *extractor) copy(f *os.File, p *Partial, h hash.Hash, r io.Reader, src *
 				x.opts.OnBytes(int64(n))
 			}
 		}
-		if rerr != nil && p.Written < p.Size {
-			return src.explain(p.Name, rerr)
-		}
-		if p.Written-told >= stateEvery && p.Written < p.Size {
+		broken := rerr != nil && p.Written < p.Size
+		if p.Written < p.Size && (broken && p.Written > told || p.Written-told >= stateEvery) {
 			told = p.Written
 			now := *p
 			h.Sum(now.SHA256[:0])
 			if err := x.state(src, &now); err != nil {
 				return err
 			}
+		}
+		if broken {
+			return src.explain(p.Name, rerr)
 		}
 	}
 	if x.opts.Sync {

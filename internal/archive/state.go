@@ -19,7 +19,7 @@ import (
 var ErrState = errors.New("the files are not as they were left")
 
 // stateEvery is how many bytes of a file are written between two states.
-const stateEvery = 16 << 20
+const stateEvery = 1 << 20
 
 // State is how far an extraction has come: enough to go on from, in another
 // process too, with the stream from Offset. It is plain data for JSON.

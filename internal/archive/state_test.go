@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // longTar is an archive in which states happen between files and in one.
@@ -101,6 +103,26 @@ func TestExtractionGoesOnFromEveryState(t *testing.T) {
 	}
 	if partial < 2 {
 		t.Errorf("%d states within a file", partial)
+	}
+}
+
+// Where a stream breaks in the middle of a file, all that came is in a state.
+func TestBrokenStreamLeavesAState(t *testing.T) {
+	archive := longTar(t)
+	broken := errors.New("connection reset")
+	for _, n := range []int{5 << 20, 5<<20 + 1234, 17<<20 - 1} {
+		dir := t.TempDir()
+		var st State
+		_, err := Extract(t.Context(), io.MultiReader(bytes.NewReader(archive[:n]), iotest.ErrReader(broken)), dir, ExtractOptions{OnState: func(s State) error {
+			st = s
+			return nil
+		}})
+		if !errors.Is(err, broken) || st.Offset != int64(n) || st.Partial == nil || st.Partial.Name != "weights" {
+			t.Fatalf("after %d bytes the state is at %d: %v", n, st.Offset, err)
+		}
+		if _, err := Extract(t.Context(), bytes.NewReader(archive[n:]), dir, ExtractOptions{Resume: &st}); err != nil {
+			t.Errorf("from %d: %v", n, err)
+		}
 	}
 }
 
