@@ -74,10 +74,14 @@ type bar struct {
 	pace           pace
 }
 
-// pace is how fast something goes, over the last seconds.
+// pace is how fast something goes, over the last seconds; once it has ended,
+// how fast it went altogether.
 type pace struct {
 	mu      sync.Mutex
 	samples []sample
+	begun   time.Time
+	ended   time.Time // zero until it has
+	moved   int64     // bytes since begun
 }
 
 type sample struct {
@@ -99,6 +103,11 @@ func (p *pace) add(now time.Time, bytes int64, jump bool) {
 	if jump {
 		p.samples = p.samples[:0]
 	}
+	if n := len(p.samples); n > 0 {
+		p.moved += bytes - p.samples[n-1].bytes
+	} else if p.moved == 0 {
+		p.begun = now
+	}
 	if n := len(p.samples); n > 1 && now.Sub(p.samples[n-2].at) < paceEvery {
 		p.samples = p.samples[:n-1]
 	}
@@ -108,10 +117,22 @@ func (p *pace) add(now time.Time, bytes int64, jump bool) {
 	}
 }
 
+// end keeps the pace from falling while others go on.
+func (p *pace) end(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended.IsZero() {
+		p.ended = now
+	}
+}
+
 // perSecond is 0 where nothing can be said yet.
 func (p *pace) perSecond() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.ended.IsZero() {
+		return float64(p.moved) / max(p.ended.Sub(p.begun).Seconds(), 0.1)
+	}
 	if len(p.samples) < 2 {
 		return 0
 	}
@@ -331,6 +352,9 @@ func (b *bar) sum() {
 
 // end says that nothing more will come.
 func (b *bar) end(done bool) {
+	if b != nil {
+		b.pace.end(time.Now())
+	}
 	switch {
 	case b == nil:
 	case b.b == nil:

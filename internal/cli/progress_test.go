@@ -97,6 +97,30 @@ func TestLinesOfBytes(t *testing.T) {
 	}
 }
 
+// What has ended keeps the pace it had altogether, however long others go on.
+func TestPaceOfWhatHasEnded(t *testing.T) {
+	at := time.Now().Add(-time.Minute)
+	var p pace
+	p.add(at, 0, false)
+	p.add(at.Add(time.Second), 5000, true) // were there before
+	for i := range int64(10) {
+		p.add(at.Add(time.Duration(i+2)*time.Second), 5000+1000*(i+1), false)
+	}
+	if got := p.perSecond(); got > 200 {
+		t.Errorf("%v a second while nothing comes", got)
+	}
+	p.end(at.Add(11 * time.Second))
+	p.end(time.Now()) // once more, later
+	if got := p.perSecond(); got != 1000 {
+		t.Errorf("%v a second in the end, want 1000", got)
+	}
+	var none pace
+	none.end(time.Now())
+	if got := none.perSecond(); got != 0 {
+		t.Errorf("%v a second of nothing", got)
+	}
+}
+
 func TestProgressAsAsked(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	for name, tc := range map[string]struct {
