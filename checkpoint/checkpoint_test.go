@@ -160,6 +160,15 @@ func TestFailedDownloadLeavesWhatWasThere(t *testing.T) {
 		"leaves the directory": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(tarOf("../../escaped", "x"))
 		}, "escaped"},
+		"our own file": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(tarOf(checkpoint.ManifestFile, "{}"))
+		}, "kept for the download's own"},
+		"our own file on systems where case does not count": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(tarOf("adapter_config.json", "{}", strings.ToUpper(checkpoint.ManifestFile), "{}"))
+		}, "kept for the download's own"},
+		"a directory in our own file's place": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(tarOf(checkpoint.ManifestFile+"/x", "{}"))
+		}, "kept for the download's own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := httptest.NewServer(tc.handler)

@@ -390,11 +390,14 @@ func noManifest(err error) bool {
 		e.Status == 0 && e.Category == tinkex.CategoryServer && !errors.Is(err, context.Canceled)
 }
 
-// checkNames refuses what the archive's rules refuse, and the name of our own
-// file.
+// checkNames refuses what the archive's rules refuse, and what our own file
+// would be mistaken for or have in its way.
 func checkNames(names []string) error {
-	if slices.Contains(names, ManifestFile) {
-		return fmt.Errorf("a file is called %s, which is kept for the download's own", ManifestFile)
+	if err := archive.CheckNames(names); err != nil {
+		return err
 	}
-	return archive.CheckNames(names)
+	if err := archive.CheckNames(append(slices.Clip(names), ManifestFile)); err != nil {
+		return fmt.Errorf("a file has the name %s, in whatever letters, or is in a directory of that name, which is kept for the download's own: %w", ManifestFile, err)
+	}
+	return nil
 }

@@ -88,11 +88,31 @@ func (d *download) fetchFiles(ctx context.Context, part *partial, client Manifes
 	if err := removeOthers(root, names); err != nil {
 		return nil, err
 	}
+	for _, dir := range directoriesOf(names) {
+		if err := durable.SyncDir(filepath.Join(part.files(), filepath.FromSlash(dir))); err != nil {
+			return nil, err
+		}
+	}
 	files := make([]File, len(m.Files))
 	for i, f := range m.Files {
 		files[i] = File{Name: f.Name, Size: f.SizeBytes, SHA256: f.SHA256}
 	}
 	return files, nil
+}
+
+// directoriesOf lists the directories that files are in, but for the root,
+// children first.
+func directoriesOf(names []string) []string {
+	var dirs []string
+	for _, name := range names {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	slices.Sort(dirs)
+	dirs = slices.Compact(dirs)
+	slices.Reverse(dirs)
+	return dirs
 }
 
 // removeOthers removes what no manifest accounts for.
