@@ -146,10 +146,12 @@ type answer struct {
 	// length is how many bytes the body has, or -1.
 	length int64
 	// size is the whole object's, or -1.
-	size   int64
-	etag   string // strong, or empty
-	ranged bool   // the body is the range asked for, and not everything
-	watch  *watchdog
+	size int64
+	etag string // strong, or empty
+	// modified is the Last-Modified of an answer without an entity tag.
+	modified string
+	ranged   bool // the body is the range asked for, and not everything
+	watch    *watchdog
 }
 
 func (a *answer) close() {
@@ -259,6 +261,8 @@ func read(resp *http.Response, offset, length int64, known *facts) (*answer, err
 	a := &answer{body: resp.Body, length: resp.ContentLength, size: -1}
 	if etag := resp.Header.Get("ETag"); strings.HasPrefix(etag, `"`) {
 		a.etag = etag
+	} else {
+		a.modified = resp.Header.Get("Last-Modified")
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:

@@ -22,6 +22,11 @@ type facts struct {
 	mu   sync.Mutex
 	etag string
 	size int64 // -1: not known
+	// modified is when a range was last modified, of an object without an entity
+	// tag. It does not tell all changes, but most of them, and there is nothing
+	// else by which pieces of two objects could be told apart. Whoever reads an
+	// object as a whole compares its bytes instead.
+	modified string
 }
 
 func (f *facts) get() (etag string, size int64) {
@@ -39,6 +44,11 @@ func (f *facts) learn(a *answer) error {
 		return fmt.Errorf("%w: its entity tag is %s instead of %s", ErrChanged, a.etag, f.etag)
 	case f.size >= 0 && a.size >= 0 && a.size != f.size:
 		return fmt.Errorf("%w: it has %d bytes instead of %d", ErrChanged, a.size, f.size)
+	case f.etag == "" && a.ranged && f.modified != "" && a.modified != "" && a.modified != f.modified:
+		return fmt.Errorf("%w: it was modified on %s and not on %s", ErrChanged, a.modified, f.modified)
+	}
+	if f.modified == "" && a.ranged {
+		f.modified = a.modified
 	}
 	if f.etag == "" {
 		f.etag = a.etag

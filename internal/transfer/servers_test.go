@@ -488,3 +488,59 @@ func on(next, fault http.HandlerFunc, faults func(n int64) bool) http.HandlerFun
 		}
 	}
 }
+
+// Without an entity tag, the date tells the pieces of two objects apart.
+func TestModifiedWithoutAnEntityTag(t *testing.T) {
+	one, two := randomBytes(3<<20), randomBytes(3<<20+1)[1:]
+	first, later := time.Unix(1_700_000_000, 0), time.Unix(1_700_000_001, 0)
+	for name, tc := range map[string]struct {
+		etag      string
+		dates     [2]time.Time
+		unranged  bool
+		otherwise []byte // what is served from the third request on
+		changed   bool
+	}{
+		"replaced, dated":               {"", [2]time.Time{first, later}, false, two, true},
+		"dates of two servers, tagged":  {`"v1"`, [2]time.Time{first, later}, false, one, false},
+		"dated once":                    {"", [2]time.Time{first, {}}, false, one, false},
+		"dated later":                   {"", [2]time.Time{{}, first}, false, one, false},
+		"the same date":                 {"", [2]time.Time{first, first}, false, one, false},
+		"touched, but read as a stream": {"", [2]time.Time{first, later}, true, one, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &remote{}
+			s.fault = func(n int, w http.ResponseWriter, r *http.Request) bool {
+				content, date := one, tc.dates[0]
+				if n > 2 {
+					content, date = tc.otherwise, tc.dates[1]
+				}
+				if tc.etag != "" {
+					w.Header().Set("ETag", tc.etag)
+				}
+				if !tc.unranged {
+					http.ServeContent(w, r, "", date, bytes.NewReader(content))
+					return true
+				}
+				w.Header().Set("Last-Modified", date.UTC().Format(http.TimeFormat))
+				w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+				if n < 4 {
+					content = content[:1<<20] // and begun anew
+				}
+				_, _ = w.Write(content)
+				return true
+			}
+			srv := httptest.NewServer(s)
+			defer srv.Close()
+			c := New(quick())
+			defer c.Close()
+			o, _ := at(srv.URL)
+			got, _, err := fetch(t.Context(), c, o, 0)
+			switch {
+			case tc.changed && !errors.Is(err, ErrChanged):
+				t.Errorf("%d bytes, %v", len(got), err)
+			case !tc.changed && (err != nil || !bytes.Equal(got, one)):
+				t.Errorf("%d bytes, which differ from what was served: %v", len(got), err)
+			}
+		})
+	}
+}
