@@ -198,8 +198,11 @@ func (e *Engine) Describe(files fs.FS, baseModel string) (engine.ModelConfig, er
 	if baseModel != "" {
 		field, name = "base_model", baseModel
 	}
-	if name == "" {
+	switch {
+	case name == "":
 		return engine.ModelConfig{}, incompatible("%s is missing; say which base model the adapter is for", field)
+	case baseModel == "" && isPath(name) && e.byName[name] == nil:
+		return engine.ModelConfig{}, incompatible("%s is %q, a directory where it was trained; say which base model the adapter is for", field, name)
 	}
 	i := slices.IndexFunc(e.bases, func(b *base) bool { return b.alias == name })
 	if e.byName[name] != nil || i < 0 {
@@ -218,12 +221,21 @@ func (e *Engine) Describe(files fs.FS, baseModel string) (engine.ModelConfig, er
 }
 
 // checkName checks that an adapter which calls its base model name is for b.
-// One that does not say is taken at its tensors' shapes.
+// One that does not say, or names a directory of some machine, is taken at its
+// tensors' shapes.
 func (b *base) checkName(name string) error {
-	if name == "" || name == b.info.Name || name == b.alias && b.alias != "" {
+	if name == "" || name == b.info.Name || name == b.alias && b.alias != "" || isPath(name) {
 		return nil
 	}
 	return incompatible("the adapter is for base model %q, not %q", name, b.info.Name)
+}
+
+// isPath reports whether what PEFT calls a base model is a directory on any
+// system, rather than the name of a model: adapters trained over such a copy name
+// it. One that could be either is a name.
+func isPath(name string) bool {
+	return strings.HasPrefix(name, "/") || strings.HasPrefix(name, "~") || strings.HasPrefix(name, ".") ||
+		strings.Contains(name, `\`) || strings.HasSuffix(name, "/") || len(name) > 1 && name[1] == ':'
 }
 
 // readAdapter reads an adapter over b: adapter_config.json and

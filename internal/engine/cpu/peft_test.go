@@ -316,6 +316,17 @@ func TestDescribe(t *testing.T) {
 		{"somebody/else", "", engine.ErrUnknownModel, "somebody/else"},
 		{TinyModel, "somebody/else", engine.ErrUnknownModel, "base_model: "},
 		{"somebody/else", TinyModel, engine.ErrIncompatible, "adapter_config.json"},
+		// Directories say nothing.
+		{"/data/models/tiny", TinyModel, nil, ""},
+		{"./tiny", "somebody/tiny", nil, ""},
+		{"../tiny", TinyModel, nil, ""},
+		{"~/tiny", TinyModel, nil, ""},
+		{"models/somebody/tiny", TinyModel, engine.ErrIncompatible, "adapter_config.json"},
+		{`models\tiny`, TinyModel, nil, ""},
+		{"D:/tiny", TinyModel, nil, ""},
+		{"tiny/", TinyModel, nil, ""},
+		{"/data/models/tiny", "", engine.ErrIncompatible, "a directory where it was trained; say which base model"},
+		{"/data/models/tiny", "somebody/else", engine.ErrUnknownModel, "base_model: "},
 	} {
 		files := peftFiles(t, 4, func(c map[string]any) { c["base_model_name_or_path"] = tc.says }, attention)
 		cfg, err := e.Describe(files, tc.asks)
