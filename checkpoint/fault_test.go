@@ -837,6 +837,111 @@ func TestPartialDirectoryIsNotTrusted(t *testing.T) {
 	}
 }
 
+// Where links in its place lead, a download touches nothing.
+func TestPartialDirectoryIsNotALink(t *testing.T) {
+	s := sources(t)[0]
+	m, err := s.client.(*tinkex.RestClient).Manifest(t.Context(), s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := []byte(fmt.Sprintf(`{"format":1,"digest":%q}`, m.Digest)) // that it would go on from
+	elsewhere := func(t *testing.T) (dir string, check func()) {
+		t.Helper()
+		dir = t.TempDir()
+		for _, name := range []string{"state.json", "files/precious"} {
+			p := filepath.Join(dir, filepath.FromSlash(name))
+			if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, state, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return dir, func() {
+			t.Helper()
+			var found []string
+			_ = filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+				rel, _ := filepath.Rel(dir, p)
+				found = append(found, filepath.ToSlash(rel))
+				return err
+			})
+			if want := []string{".", "files", "files/precious", "state.json"}; !slices.Equal(found, want) {
+				t.Errorf("where the link leads there is %q, was %q", found, want)
+			}
+		}
+	}
+	partial := "." + s.path.DirName() + ".partial"
+	t.Run("the directory", func(t *testing.T) {
+		dir := t.TempDir()
+		to, check := elsewhere(t)
+		if err := os.Symlink(to, filepath.Join(dir, partial)); err != nil {
+			t.Skip(err)
+		}
+		if _, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir)); err == nil || !strings.Contains(err.Error(), partial+" is in the way") {
+			t.Errorf("error %v", err)
+		}
+		check()
+	})
+	t.Run("a file", func(t *testing.T) {
+		dir := t.TempDir()
+		to, check := elsewhere(t)
+		p := filepath.Join(dir, partial)
+		if err := errors.Join(os.MkdirAll(filepath.Join(p, "files", "adapter_config.json", "x"), 0o755), os.WriteFile(filepath.Join(p, "state.json"), state, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(filepath.Join(to, "files", "precious"), filepath.Join(p, "files", "adapter_model.safetensors")); err != nil {
+			t.Skip(err)
+		}
+		d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		intact(t, d.Dir, d.Files)
+		check()
+	})
+	t.Run("a state", func(t *testing.T) {
+		dir := t.TempDir()
+		to, check := elsewhere(t)
+		p := filepath.Join(dir, partial)
+		if err := os.Mkdir(p, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		precious := filepath.Join(to, "files", "precious")
+		if err := os.WriteFile(precious, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(precious, filepath.Join(p, "state.json.next")); err != nil {
+			t.Skip(err)
+		}
+		d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		intact(t, d.Dir, d.Files)
+		check()
+		if b, err := os.ReadFile(precious); err != nil || string(b) != "precious" {
+			t.Errorf("it is %q now, %v", b, err)
+		}
+	})
+	t.Run("the files", func(t *testing.T) {
+		dir := t.TempDir()
+		to, check := elsewhere(t)
+		p := filepath.Join(dir, partial)
+		if err := errors.Join(os.Mkdir(p, 0o755), os.WriteFile(filepath.Join(p, "state.json"), state, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(filepath.Join(to, "files"), filepath.Join(p, "files")); err != nil {
+			t.Skip(err)
+		}
+		d, err := checkpoint.Download(t.Context(), s.client, s.path, hasty(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Lstat(d.Dir); err != nil || !info.IsDir() {
+			t.Errorf("the target is %v, %v", info, err)
+		}
+		intact(t, d.Dir, d.Files)
+		check()
+	})
+}
+
 func TestDirectoryRemovedUnderneath(t *testing.T) {
 	s := sources(t)[0]
 	dir := filepath.Join(t.TempDir(), "out")

@@ -167,6 +167,11 @@ func (u *fileURLs) find(name string) string {
 // fetchFile brings one file, from where an earlier download left it. What does
 // not have the right digest in the end is fetched once more, whole.
 func (d *download) fetchFile(ctx context.Context, root *os.Root, urls *fileURLs, f tinkex.ManifestFile) error {
+	if info, err := root.Lstat(filepath.FromSlash(f.Name)); err == nil && !info.Mode().IsRegular() {
+		if err := root.RemoveAll(filepath.FromSlash(f.Name)); err != nil {
+			return err
+		}
+	}
 	w, err := root.OpenFile(filepath.FromSlash(f.Name), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
@@ -215,7 +220,7 @@ func (d *download) continueFile(ctx context.Context, w *os.File, size int64, h h
 	if err != nil {
 		return 0, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > size {
+	if info.Size() > size {
 		return 0, restartFile(w, h)
 	}
 	have := info.Size()

@@ -74,6 +74,9 @@ func (p *partial) acquire(ctx context.Context, notice func(string)) error {
 		if err := os.Mkdir(p.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		if info, err := os.Lstat(p.dir); err == nil && !info.IsDir() {
+			return fmt.Errorf("%s is in the way: it is not a directory", p.dir)
+		}
 		p.lock = flock.New(p.path(lockName), flock.SetFlag(os.O_RDWR|os.O_CREATE))
 		locked, err := p.lock.TryLock()
 		switch {
@@ -129,7 +132,14 @@ func (p *partial) recover(target string) error {
 	return p.clear()
 }
 
+// makeFiles makes the directory of the files, unless it is there. A link is not
+// followed: what is where it leads is not ours to change.
 func (p *partial) makeFiles() error {
+	if info, err := os.Lstat(p.files()); err == nil && !info.IsDir() {
+		if err := os.Remove(p.files()); err != nil {
+			return err
+		}
+	}
 	if err := os.Mkdir(p.files(), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -156,7 +166,15 @@ func (p *partial) save() error {
 		return err
 	}
 	next := p.path(stateName + ".next")
-	if err := os.WriteFile(next, b, 0o600); err != nil {
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // no link is followed
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(next, p.path(stateName))
