@@ -163,7 +163,7 @@ func (o DownloadOptions) transfer() *transfer.Client {
 
 // newDownload is one of several that take turns when they talk.
 func newDownload(client ArchiveClient, remote *transfer.Client, p tinkex.TinkerPath, opts DownloadOptions, talk *sync.Mutex) *download {
-	d := &download{path: p, client: client, remote: remote, force: opts.Force, notice: func(string) {}}
+	d := &download{path: p, client: client, remote: remote, force: opts.Force, patient: opts.Retries >= 0, cutAt: -1, notice: func(string) {}}
 	if opts.Notice != nil {
 		d.notice = func(message string) {
 			talk.Lock()
@@ -190,7 +190,9 @@ type download struct {
 	force    bool
 	notice   func(string)
 	progress tracker
-	byDigest bool // the server gave a manifest
+	byDigest bool  // the server gave a manifest
+	patient  bool  // what fails may be tried again
+	cutAt    int64 // where an archive of unknown length ended too early, or -1
 	// skip, if not nil, says which files of a manifest are not wanted.
 	skip func(tinkex.ManifestFile) bool
 

@@ -652,6 +652,48 @@ func TestCheckpointChangesMeanwhile(t *testing.T) {
 	}
 }
 
+// Where a server does not say how long an archive is, a cut looks like its end.
+// It is begun anew, unless it ends in the same place again.
+func TestArchiveOfUnknownLengthIsCut(t *testing.T) {
+	content := tarOf("adapter_config.json", strings.Repeat("x", 1_000_000), "checkpoint_complete", "")
+	_, path := saved(t)
+	for name, tc := range map[string]struct {
+		cuts     []int // where each answer ends; the last is that of all after it
+		retries  int
+		requests int64
+		ok       bool
+	}{
+		"once":         {[]int{500_000, len(content)}, 2, 2, true},
+		"twice":        {[]int{500_000, 700_000, len(content)}, 2, 3, true},
+		"in one place": {[]int{500_000}, 2, 2, false},
+		"always":       {[]int{1, 2, 3, 4, 5, 6, 7, 8}, 2, 4, false},
+		"no patience":  {[]int{500_000, len(content)}, -1, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var n atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.(http.Flusher).Flush() // no length
+				_, _ = w.Write(content[:tc.cuts[min(int(n.Add(1)), len(tc.cuts))-1]])
+			}))
+			defer srv.Close()
+			opts := hasty(t.TempDir())
+			opts.Retries = tc.retries
+			var notices []string
+			opts.Notice = func(_ tinkex.TinkerPath, m string) { notices = append(notices, m) }
+			d, err := checkpoint.Download(t.Context(), archiveAt(srv.URL), path, opts)
+			if (err == nil) != tc.ok || n.Load() != tc.requests {
+				t.Errorf("%d requests, %v, notices %q", n.Load(), err, notices)
+			}
+			if err == nil && (d.SizeBytes != 1_000_000 || !strings.Contains(notices[0], "starting over: ") || !strings.Contains(notices[0], "cut short")) {
+				t.Errorf("downloaded %+v, notices %q", d, notices)
+			}
+			if v := visible(t, opts.Dir); (len(v) > 0) != tc.ok {
+				t.Errorf("there is %q", v)
+			}
+		})
+	}
+}
+
 // URLs that end while they are in use are renewed.
 func TestURLsAreRenewed(t *testing.T) {
 	s := sources(t)[0]

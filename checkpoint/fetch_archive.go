@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,8 +67,15 @@ func (d *download) unpack(ctx context.Context, part *partial) ([]File, error) {
 	if r.Ranged() && r.ETag() != "" {
 		opts.OnState = states.reached
 	}
-	unpacked, err := archive.Extract(ctx, r, part.files(), opts)
+	stream := &countedStream{r: r}
+	unpacked, err := archive.Extract(ctx, stream, part.files(), opts)
 	_ = states.flush() // if it cannot be saved, an earlier one is there
+	if errors.Is(err, archive.ErrTruncated) && r.Size() < 0 && d.patient && stream.n != d.cutAt {
+		// The server did not say how long it is, so this may be how a connection
+		// looks that was cut. What ends there twice is what the server has.
+		d.cutAt = stream.n
+		return nil, fmt.Errorf("%w: %w", errStartOver, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +89,18 @@ func (d *download) unpack(ctx context.Context, part *partial) ([]File, error) {
 		return nil, errors.Join(err, part.clear())
 	}
 	return files, d.checkContents(part, files)
+}
+
+// countedStream counts what is read from it.
+type countedStream struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countedStream) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // archiveStates saves how far an archive is unpacked: often enough for little to
