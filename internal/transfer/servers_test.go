@@ -491,7 +491,7 @@ func on(next, fault http.HandlerFunc, faults func(n int64) bool) http.HandlerFun
 
 // Without an entity tag, the date tells the pieces of two objects apart.
 func TestModifiedWithoutAnEntityTag(t *testing.T) {
-	one, two := randomBytes(3<<20), randomBytes(3<<20+1)[1:]
+	one, two := randomBytes(3<<20), randomBytes(3<<20 + 1)[1:]
 	first, later := time.Unix(1_700_000_000, 0), time.Unix(1_700_000_001, 0)
 	for name, tc := range map[string]struct {
 		etag      string
