@@ -743,6 +743,55 @@ func (nonsense) Manifest(context.Context, tinkex.TinkerPath) (tinkex.Manifest, e
 	return tinkex.Manifest{}, &tinkex.Error{Category: tinkex.CategoryServer, Message: "the server's manifest makes no sense"}
 }
 
+// hostile is a client of a server that gives files whatever names it likes.
+type hostile struct {
+	*tinkex.RestClient
+	names []string
+}
+
+func (h hostile) Manifest(ctx context.Context, path tinkex.TinkerPath) (tinkex.Manifest, error) {
+	m, err := h.RestClient.Manifest(ctx, path)
+	for i, name := range h.names {
+		m.Files[i].Name = name
+	}
+	return m, err
+}
+
+// A manifest may name only what an archive may, and nothing is fetched of one
+// that does not keep to it.
+func TestHostileManifests(t *testing.T) {
+	s := sources(t)[0]
+	for _, names := range [][]string{
+		{"../outside"},
+		{"/tmp/outside"},
+		{"a/../../outside"},
+		{`a\b`},
+		{"C:x"},
+		{"same", "same"},
+		{"config.json", "Config.JSON"},
+		{"a", "a/b"},
+		{"nul"},
+		{"trailing."},
+		{"line\nfeed"},
+		{"\x00"},
+		{""},
+		{checkpoint.ManifestFile},
+		{strings.ToUpper(checkpoint.ManifestFile)},
+	} {
+		parent := t.TempDir()
+		dir := filepath.Join(parent, "in")
+		s.server.set(nil, nil)
+		_, err := checkpoint.Download(t.Context(), hostile{s.client.(*tinkex.RestClient), names}, s.path, hasty(dir))
+		if err == nil || s.server.n.Load() > 0 || s.server.bytes.Load() > 0 {
+			t.Errorf("%q: %v after %d bytes", names, err, s.server.bytes.Load())
+		}
+		onlyEntry(t, parent, "in")
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+			t.Errorf("%q: there is %v, %v", names, entries, err)
+		}
+	}
+}
+
 // Without its digests a download is worth less, and says so.
 func TestUnusableManifestIsTold(t *testing.T) {
 	s := sources(t)[1]

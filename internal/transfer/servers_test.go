@@ -544,3 +544,32 @@ func TestModifiedWithoutAnEntityTag(t *testing.T) {
 		})
 	}
 }
+
+// Once the entity tag is known, every range is asked for on the condition that
+// it still is that: a server that knows better answers with the whole.
+func TestRangesAreConditional(t *testing.T) {
+	content := randomBytes(3 << 20)
+	for _, known := range []string{"", `"v1"`} {
+		s := &remote{content: content, etag: `"v1"`}
+		var bad atomic.Int64
+		s.fault = func(n int, _ http.ResponseWriter, r *http.Request) bool {
+			if n == 1 && known == "" {
+				return false
+			}
+			if r.Header.Get("If-Range") != `"v1"` {
+				bad.Add(1)
+			}
+			return false
+		}
+		srv := httptest.NewServer(s)
+		c := New(quick())
+		o, _ := at(srv.URL)
+		o.ETag = known
+		got, _, err := fetch(t.Context(), c, o, 0)
+		if err != nil || !bytes.Equal(got, content) || s.requests.Load() < 3 || bad.Load() > 0 {
+			t.Errorf("known %q: %d of %d requests were without a condition, %v", known, bad.Load(), s.requests.Load(), err)
+		}
+		c.Close()
+		srv.Close()
+	}
+}
