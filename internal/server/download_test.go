@@ -248,6 +248,23 @@ func TestManifest(t *testing.T) {
 	old := strings.TrimPrefix(m.Files[1].URL, f.url)
 	f.await(f.post("/optim_step", fmt.Sprintf(`{"model_id":%q,"seq_id":2}`, f.model)))
 	f.save("a", 3, `,"overwrite":true`)
+	gone := 0
+	for _, file := range m.Files {
+		// What is in the new one too is still that; nothing else comes in its place.
+		switch got := f.fetch(strings.TrimPrefix(file.URL, f.url)); got.status {
+		case http.StatusOK:
+			if digest := sha256.Sum256(got.body); hex.EncodeToString(digest[:]) != file.SHA256 {
+				t.Errorf("%s: the URL for %s gives %x", file.Name, file.SHA256, digest)
+			}
+		case http.StatusGone:
+			gone++
+		default:
+			t.Errorf("%s: %d %s", file.Name, got.status, got.body)
+		}
+	}
+	if gone == 0 {
+		t.Error("no file changed")
+	}
 	f.clock.advance(time.Hour)
 	f.fetch(old).want(http.StatusForbidden, "has expired")
 }
