@@ -132,29 +132,46 @@ func (b *bencher) seed(ctx context.Context, name string, size int64) (_ *seeded,
 
 func (s *seeded) remove() error { return os.RemoveAll(s.dataDir) }
 
-// verify checks that a checkpoint's files are in out, or in the one visible
-// directory that out holds, with the bytes they should have.
+// verify checks that a checkpoint's files are in out with the bytes they should
+// have.
 func (s *seeded) verify(out string) error {
-	dir := out
-	if entries, err := os.ReadDir(out); err != nil {
+	dir, err := arrived(out)
+	if err != nil {
 		return err
-	} else if visible := dropHidden(entries); len(visible) == 1 && visible[0].IsDir() {
-		dir = filepath.Join(out, visible[0].Name())
 	}
-	buf := make([]byte, 1<<20)
-	for _, want := range s.files {
-		f, err := os.Open(filepath.Join(dir, want.Name))
-		if err != nil {
+	for _, f := range s.files {
+		if err := verifyFile(dir, f); err != nil {
 			return err
 		}
-		h := sha256.New()
-		_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, buf)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		if got := fmt.Sprintf("%x", h.Sum(nil)); got != want.Digest.String() {
-			return fmt.Errorf("%s arrived with other bytes: SHA-256 %s, want %s", want.Name, got, want.Digest)
-		}
+	}
+	return nil
+}
+
+// arrived is where the files are: in out, or in the one visible directory that it
+// holds.
+func arrived(out string) (string, error) {
+	entries, err := os.ReadDir(out)
+	if err != nil {
+		return "", err
+	}
+	if visible := dropHidden(entries); len(visible) == 1 && visible[0].IsDir() {
+		return filepath.Join(out, visible[0].Name()), nil
+	}
+	return out, nil
+}
+
+func verifyFile(dir string, want metastore.File) error {
+	f, err := os.Open(filepath.Join(dir, want.Name))
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, 1<<20))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if got := fmt.Sprintf("%x", h.Sum(nil)); got != want.Digest.String() {
+		return fmt.Errorf("%s arrived with other bytes: SHA-256 %s, want %s", want.Name, got, want.Digest)
 	}
 	return nil
 }
