@@ -9,6 +9,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Lists of checkpoints can be long, and pages of them are asked for by
@@ -255,36 +257,99 @@ func (f CheckpointFilter) page(from place, limit, skip int) (query string, args 
 		) page ON page_id = checkpoints.id`, append(args, from.at, from.id, limit, skip)
 }
 
-func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) ([]Checkpoint, error) {
+// worthHalving is how many checkpoints are read at once from both ends of what
+// is asked for: reading them takes longer than finding the middle by an index.
+const worthHalving = 500
+
+func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) (all []ListedCheckpoint, next *CheckpointPlace, err error) {
 	if _, err := countColumn(f.Kind); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if limit <= 0 {
+		return nil, after, nil
 	}
 	from := first
 	if after != nil {
 		from = place{micros(after.CreatedAt), after.ID}
 	}
-	limit = max(limit, 0)
-	query, args := f.after(from, limit)
-	all := make([]Checkpoint, 0, min(limit, 1000))
+	// The first part is what is between two places, and the second, by which the
+	// end of the list is known, so many checkpoints from a place on. Whatever
+	// changes between looking for the middle and reading, they meet there.
+	var head []ListedCheckpoint
+	tail, middle, rest := from, from, limit
+	if limit >= worthHalving && f.Kind == "" { // SQLite would look for both ends in another index
+		middle, err = s.skip(ctx, f, from, limit/2)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			middle = from // there are fewer
+		case err != nil:
+			return nil, nil, s.explain(err)
+		default:
+			tail, rest = middle, limit-limit/2
+		}
+	}
+	var reading errgroup.Group
+	if middle != from {
+		reading.Go(func() (err error) {
+			query, args := f.between(from, middle)
+			head, err = s.listed(ctx, query, args, limit)
+			return err
+		})
+	}
+	query, args := f.after(tail, rest)
+	all, err = s.listed(ctx, query, args, rest)
+	if err := errors.Join(err, reading.Wait()); err != nil {
+		return nil, nil, s.explain(err)
+	}
+	if len(all) == rest {
+		end := all[rest-1]
+		next = &CheckpointPlace{CreatedAt: end.CreatedAt, ID: end.ID}
+	}
+	return append(head, all...), next, nil
+}
+
+func (s *store) listed(ctx context.Context, query string, args []any, room int) ([]ListedCheckpoint, error) {
+	all := make([]ListedCheckpoint, 0, min(room, 1000))
 	err := s.query().each(ctx, query, args, func(row scanner) error {
-		c, err := scanCheckpoint(row)
+		c, err := scanListed(row)
 		all = append(all, c)
 		return err
 	})
-	if err != nil {
-		return nil, s.explain(err)
-	}
-	return all, nil
+	return all, err
+}
+
+// skip finds the place of the checkpoint that comes n after a place.
+func (s *store) skip(ctx context.Context, f CheckpointFilter, from place, n int) (p place, err error) {
+	query, args := f.skip(from, n)
+	return p, s.query().row(ctx, query, args...).Scan(&p.at, &p.id)
 }
 
 // after is the query for what comes after a place.
 func (f CheckpointFilter) after(from place, limit int) (query string, args []any) {
-	selected, args := f.selected()
+	selected, args := f.from(from)
+	return `SELECT ` + listedRow + ` FROM checkpoints WHERE ` + selected + newestFirst + ` LIMIT ?`, append(args, limit)
+}
+
+// between is the query for what comes after a place, up to and with another one.
+func (f CheckpointFilter) between(from, to place) (query string, args []any) {
+	selected, args := f.from(from)
+	return `SELECT ` + listedRow + ` FROM checkpoints WHERE ` + selected + ` AND (created_at, id) >= (?, ?)` + newestFirst,
+		append(args, to.at, to.id)
+}
+
+func (f CheckpointFilter) skip(from place, n int) (query string, args []any) {
+	selected, args := f.from(from)
+	return `SELECT created_at, id FROM checkpoints WHERE ` + selected + newestFirst + ` LIMIT 1 OFFSET ?`, append(args, n-1)
+}
+
+const newestFirst = ` ORDER BY created_at DESC, id DESC`
+
+func (f CheckpointFilter) from(p place) (condition string, args []any) {
+	condition, args = f.selected()
 	if f.RunID != "" && f.Owner != "" {
-		selected, args = selected+` AND owner = ?`, append(args, f.Owner)
+		condition, args = condition+` AND owner = ?`, append(args, f.Owner)
 	}
-	return `SELECT ` + checkpointRow + ` FROM checkpoints WHERE ` + selected + ` AND (created_at, id) < (?, ?)
-		ORDER BY created_at DESC, id DESC LIMIT ?`, append(args, from.at, from.id, limit)
+	return condition + ` AND (created_at, id) < (?, ?)`, append(args, p.at, p.id)
 }
 
 func runOwner(ctx context.Context, q queries, id string) (owner string, err error) {

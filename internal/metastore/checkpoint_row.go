@@ -6,14 +6,20 @@ import (
 	"strings"
 )
 
-// checkpointRow selects all that scanCheckpoint reads of a checkpoint, as one
-// text: numbers and flags, each with a space behind it, and then strings, with
-// separators between them. NULL is nothing. Lists are long, and what a row costs
-// is its columns: read one by one, they take three times as long.
-const checkpointRow = `concat(id, ' ', size_bytes, ' ', created_at, ' ', expires_at, ' ', lora_rank, ' ',
-	listed, public, train_attn, train_mlp, train_unembed, has_optimizer, ' ',
-	run_id, '` + separator + `', kind, '` + separator + `', name, '` + separator + `', owner, '` + separator + `',
-	base_model, '` + separator + `', user_metadata)`
+// What is read of a checkpoint comes as one text: numbers and flags, each with a
+// space behind it, and then strings, each with a separator behind it. NULL is
+// nothing. Lists are long, and what a row costs is its columns: read one by one,
+// they take three times as long.
+const (
+	// listedRow is what scanListed reads.
+	listedRow = `concat(` + listedColumns + `)`
+	// checkpointRow is what scanCheckpoint reads.
+	checkpointRow = `concat(lora_rank, ' ', listed, train_attn, train_mlp, train_unembed, has_optimizer, ' ',
+	owner, '` + separator + `', ` + listedColumns + `)`
+
+	listedColumns = `id, ' ', size_bytes, ' ', created_at, ' ', expires_at, ' ', public, ' ',
+	run_id, '` + separator + `', kind, '` + separator + `', name, '` + separator + `', base_model, '` + separator + `', user_metadata`
+)
 
 // separator is what no string of a checkpoint's may have in it, but user
 // metadata, which comes last.
@@ -30,36 +36,61 @@ func (c *Checkpoint) separable() error {
 }
 
 // scanCheckpoint reads a row that begins with checkpointRow.
-func scanCheckpoint(row scanner) (Checkpoint, error) {
+func scanCheckpoint(row scanner) (Checkpoint, error) { return scanText(row, parseCheckpointRow) }
+
+// scanListed reads a row that begins with listedRow.
+func scanListed(row scanner) (ListedCheckpoint, error) { return scanText(row, parseListedRow) }
+
+func scanText[T any](row scanner, parse func(string) (T, error)) (T, error) {
 	var text string
 	if err := row.Scan(&text); err != nil {
-		return Checkpoint{}, err
+		var none T
+		return none, err
 	}
-	return parseCheckpointRow(text)
+	return parse(text)
 }
 
 // parseCheckpointRow returns a checkpoint whose strings are parts of the text.
 func parseCheckpointRow(text string) (c Checkpoint, err error) {
 	r := rowReader{rest: text}
-	c.ID, c.SizeBytes, c.CreatedAt = r.number(), r.number(), moment(r.number())
-	if r.rest != "" && r.rest[0] != ' ' {
-		at := moment(r.number())
-		c.ExpiresAt = &at
-	} else {
-		r.skip()
-	}
 	c.LoRA.Rank = int(r.number())
-	c.Listed, c.Public = r.flag(), r.flag()
+	c.Listed = r.flag()
 	c.LoRA.TrainAttn, c.LoRA.TrainMLP, c.LoRA.TrainUnembed = r.flag(), r.flag(), r.flag()
 	c.HasOptimizer = r.flag()
-	r.skip()
-	c.RunID, c.Kind, c.Name, c.Owner, c.LoRA.BaseModel = r.text(), Kind(r.text()), r.text(), r.text(), r.text()
+	r.space()
+	c.Owner = r.text()
+	l, err := r.listed()
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	c.ID, c.RunID, c.Kind, c.Name, c.Public, c.SizeBytes = l.ID, l.RunID, l.Kind, l.Name, l.Public, l.SizeBytes
+	c.CreatedAt, c.ExpiresAt, c.UserMetadata, c.LoRA.BaseModel = l.CreatedAt, l.ExpiresAt, l.UserMetadata, l.BaseModel
+	return c, nil
+}
+
+// parseListedRow is parseCheckpointRow for what lists tell.
+func parseListedRow(text string) (ListedCheckpoint, error) {
+	r := rowReader{rest: text}
+	return r.listed()
+}
+
+func (r *rowReader) listed() (c ListedCheckpoint, err error) {
+	c.ID, c.SizeBytes, c.CreatedAt = r.number(), r.number(), moment(r.number())
+	if strings.HasPrefix(r.rest, " ") {
+		r.space()
+	} else {
+		at := moment(r.number())
+		c.ExpiresAt = &at
+	}
+	c.Public = r.flag()
+	r.space()
+	c.RunID, c.Kind, c.Name, c.BaseModel = r.text(), Kind(r.text()), r.text(), r.text()
 	if r.bad {
-		return Checkpoint{}, fmt.Errorf("a row of a checkpoint makes no sense: %.200q", text)
+		return ListedCheckpoint{}, fmt.Errorf("a row of a checkpoint makes no sense from here on: %.200q", r.rest)
 	}
 	if r.rest != "" {
 		if err := fromJSON(&r.rest, &c.UserMetadata); err != nil {
-			return Checkpoint{}, fmt.Errorf("checkpoint %s: user metadata: %w", c.id(), err)
+			return ListedCheckpoint{}, fmt.Errorf("checkpoint %s: user metadata: %w", checkpointID(c.RunID, c.Kind, c.Name), err)
 		}
 	}
 	return c, nil
@@ -92,8 +123,7 @@ func (r *rowReader) flag() bool {
 	return set
 }
 
-// skip leaves out a space.
-func (r *rowReader) skip() {
+func (r *rowReader) space() {
 	rest, found := strings.CutPrefix(r.rest, " ")
 	r.rest, r.bad = rest, r.bad || !found
 }

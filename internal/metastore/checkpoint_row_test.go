@@ -8,11 +8,11 @@ import (
 
 // What is not a row is an error, wherever it stops being one.
 func TestNotARow(t *testing.T) {
-	const row = "7 12 1000000  8 101001 run\x1fweights\x1fn\x1falice\x1fmodel\x1f{\"a\":\"b\"}"
+	const row = "8 11001 alice\x1f7 12 1000000  1 run\x1fweights\x1fn\x1fmodel\x1f{\"a\":\"b\"}"
 	c, err := parseCheckpointRow(row)
 	want := Checkpoint{
 		ID: 7, SizeBytes: 12, CreatedAt: moment(1_000_000), RunID: "run", Kind: KindTraining, Name: "n", Owner: "alice",
-		Listed: true, HasOptimizer: true, LoRA: LoRA{BaseModel: "model", Rank: 8, TrainAttn: true}, UserMetadata: map[string]string{"a": "b"},
+		Listed: true, Public: true, HasOptimizer: true, LoRA: LoRA{BaseModel: "model", Rank: 8, TrainAttn: true}, UserMetadata: map[string]string{"a": "b"},
 	}
 	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Fatalf("%q is %+v, %v, want %+v", row, c, err, want)
@@ -24,8 +24,8 @@ func TestNotARow(t *testing.T) {
 		}
 	}
 	for old, bad := range map[string]string{
-		"7 12": "x 12", "1000000  8": "1000000 x 8", "101001": "10100", " 101001": " 1010010", "1 run": "2 run",
-		"\x1fweights": "weights", "12 ": "99999999999999999999 ",
+		"7 12": "x 12", "1000000  1": "1000000 x 1", "11001": "1100", " 11001": " 110010", "1 run": "2 run", "1 r": "1r",
+		"\x1fweights": "weights", "12 ": "99999999999999999999 ", "8 ": "a ", "alice\x1f": "alice",
 	} {
 		s := strings.Replace(row, old, bad, 1)
 		if s == row {

@@ -151,13 +151,25 @@ func (s *store) rebuildBlocks(ctx context.Context, q queries) error {
 	return nil
 }
 
-// Explain tells how a page of a list would be found, by its offset or, with
-// after, by the place before it.
-func Explain(ctx context.Context, s Store, f CheckpointFilter, after bool) (plan string, err error) {
+// The ways in which parts of a list are asked for.
+const (
+	ByOffset = iota
+	AfterPlace
+	BetweenPlaces
+	SkippingFromPlace
+)
+
+// Explain tells how a part of a list would be found.
+func Explain(ctx context.Context, s Store, f CheckpointFilter, by int) (plan string, err error) {
 	st := s.(*store)
 	query, args := f.page(first, 100, 2000)
-	if after {
+	switch by {
+	case AfterPlace:
 		query, args = f.after(place{at: 1e15, id: 1}, 1000)
+	case BetweenPlaces:
+		query, args = f.between(place{at: 1e15, id: 1}, place{at: 1e14, id: 1})
+	case SkippingFromPlace:
+		query, args = f.skip(place{at: 1e15, id: 1}, 500)
 	}
 	explain := "EXPLAIN "
 	scan := func(row scanner, step *string) error { return row.Scan(step) }

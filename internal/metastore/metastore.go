@@ -167,6 +167,28 @@ type Checkpoint struct {
 	Files        []File // only filled by Checkpoint and by CommitCheckpoint's caller
 }
 
+// ListedCheckpoint is what lists tell of a checkpoint.
+type ListedCheckpoint struct {
+	ID           int64
+	RunID        string
+	Kind         Kind
+	Name         string
+	Public       bool
+	SizeBytes    int64
+	CreatedAt    time.Time
+	ExpiresAt    *time.Time
+	UserMetadata map[string]string
+	BaseModel    string
+}
+
+// InList is what lists tell of c.
+func (c *Checkpoint) InList() ListedCheckpoint {
+	return ListedCheckpoint{
+		ID: c.ID, RunID: c.RunID, Kind: c.Kind, Name: c.Name, Public: c.Public, SizeBytes: c.SizeBytes,
+		CreatedAt: c.CreatedAt, ExpiresAt: c.ExpiresAt, UserMetadata: c.UserMetadata, BaseModel: c.LoRA.BaseModel,
+	}
+}
+
 // Blob is what a digest stands for.
 type Blob struct {
 	Digest blobstore.Digest
@@ -328,11 +350,12 @@ type Store interface {
 	// that has none is not in the map.
 	LatestCheckpoints(ctx context.Context, runIDs []string, now time.Time) (map[string]map[Kind]Checkpoint, error)
 	Checkpoints(ctx context.Context, f CheckpointFilter, p Page) ([]Checkpoint, int, error)
-	// CheckpointsAfter lists up to limit of the checkpoints that a filter selects
-	// from a place in their list on, or from its beginning. It does not count
-	// them, so that going on from the last one goes through a list that changes
-	// meanwhile, and meets what stays in it once.
-	CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) ([]Checkpoint, error)
+	// CheckpointsAfter goes through what a filter selects, from a place in its list
+	// on or from its beginning, for about limit checkpoints, and says where to go
+	// on; nil is the end. It does not count: a list that changes meanwhile can be
+	// gone through, and what stays in it is met once. Not all that it returns need
+	// be of one moment.
+	CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) (list []ListedCheckpoint, next *CheckpointPlace, err error)
 	// AllRunCheckpoints is Checkpoints of one run, without paging.
 	AllRunCheckpoints(ctx context.Context, runID string, now time.Time) ([]Checkpoint, error)
 	// SetPublic changes the flag and reports whether it was different.

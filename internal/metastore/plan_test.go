@@ -21,15 +21,20 @@ func TestPlans(t *testing.T) {
 		{metastore.CheckpointFilter{RunID: "session-0:train:0"}, "checkpoints_list_run"},
 		{metastore.CheckpointFilter{RunID: "session-0:train:0", Kind: metastore.KindSampler}, "checkpoints_list_run_kind"},
 	}
-	check := func(t *testing.T, s metastore.Store, byOffset, byPlace string) {
+	check := func(t *testing.T, s metastore.Store, covering, plain string) {
 		t.Helper()
 		if err := metastore.Seed(t.Context(), s, 5_000, 20, longAgo.UnixMicro()); err != nil {
 			t.Fatal(err)
 		}
 		for _, list := range lists {
 			list.f.Now = later
-			for by, after := range map[string]bool{byOffset: false, byPlace: true} {
-				plan, err := metastore.Explain(t.Context(), s, list.f, after)
+			for way, by := range map[int]string{
+				metastore.ByOffset: covering, metastore.AfterPlace: plain, metastore.BetweenPlaces: plain, metastore.SkippingFromPlace: covering,
+			} {
+				if way == metastore.BetweenPlaces && list.f.Kind != "" {
+					continue // is not asked for
+				}
+				plan, err := metastore.Explain(t.Context(), s, list.f, way)
 				if err != nil {
 					t.Fatal(err)
 				}

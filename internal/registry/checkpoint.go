@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"iter"
 	"strings"
 	"time"
 
@@ -99,50 +98,12 @@ func (r *Registry) Checkpoints(ctx context.Context, owner string, p metastore.Pa
 	return cs, n, classify(err)
 }
 
-// listBatch is how many checkpoints of a long list are read at a time.
-const listBatch = 250
-
-// CheckpointsAfter goes through up to limit of the owner's checkpoints, newest
-// first, from a place in the list on; nil is its beginning. They come in batches,
-// and while the caller is busy with one, the next is read. After an error it is
-// over.
-func (r *Registry) CheckpointsAfter(ctx context.Context, owner string, after *metastore.CheckpointPlace, limit int) iter.Seq2[[]metastore.Checkpoint, error] {
-	type batch struct {
-		list []metastore.Checkpoint
-		err  error
-	}
-	filter := metastore.CheckpointFilter{Owner: owner, Now: r.now().UTC()}
-	return func(yield func([]metastore.Checkpoint, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		ahead := make(chan batch)
-		defer func() {
-			cancel()
-			for range ahead { // until the reader has ended
-			}
-		}()
-		go func() {
-			defer close(ahead)
-			for left := limit; left > 0; left -= listBatch {
-				n := min(left, listBatch)
-				list, err := r.meta.CheckpointsAfter(ctx, filter, after, n)
-				select {
-				case ahead <- batch{list, classify(err)}:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil || len(list) < n {
-					return
-				}
-				last := list[n-1]
-				after = &metastore.CheckpointPlace{CreatedAt: last.CreatedAt, ID: last.ID}
-			}
-		}()
-		for b := range ahead {
-			if !yield(b.list, b.err) || b.err != nil {
-				return
-			}
-		}
-	}
+// CheckpointsAfter goes through the owner's checkpoints, newest first, from a
+// place in the list on; nil is its beginning. It lists about limit of them and
+// says where to go on, nil at the end.
+func (r *Registry) CheckpointsAfter(ctx context.Context, owner string, after *metastore.CheckpointPlace, limit int) ([]metastore.ListedCheckpoint, *metastore.CheckpointPlace, error) {
+	list, next, err := r.meta.CheckpointsAfter(ctx, metastore.CheckpointFilter{Owner: owner, Now: r.now().UTC()}, after, limit)
+	return list, next, classify(err)
 }
 
 // RunCheckpoints lists all checkpoints of a run of the owner's, newest first.

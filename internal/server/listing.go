@@ -54,9 +54,12 @@ func (s *Server) listing(ctx context.Context, in *struct {
 		}
 		after = &place
 	}
+	list, next, err := s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, in.Limit)
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
 	buffer := listingBuffers.Get().(*[]byte)
-	var err error
-	if *buffer, err = s.appendListing(ctx, (*buffer)[:0], after, in.Limit); err != nil {
+	if *buffer, err = appendListing((*buffer)[:0], list, next); err != nil {
 		listingBuffers.Put(buffer)
 		return nil, s.fail(ctx, err)
 	}
@@ -68,34 +71,26 @@ func (s *Server) listing(ctx context.Context, in *struct {
 	}}, nil
 }
 
-func (s *Server) appendListing(ctx context.Context, body []byte, after *metastore.CheckpointPlace, limit int) ([]byte, error) {
-	var last metastore.Checkpoint
-	n := 0
-	for batch, err := range s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, limit) {
-		if err != nil {
+func appendListing(body []byte, list []metastore.ListedCheckpoint, next *metastore.CheckpointPlace) ([]byte, error) {
+	var err error
+	for _, c := range list {
+		item := listedOf(c)
+		if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
 			return body, err
 		}
-		for _, c := range batch {
-			item := checkpointOf(c)
-			if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
-				return body, err
-			}
-			body = append(body, '\n')
-			last = c
-		}
-		n += len(batch)
+		body = append(body, '\n')
 	}
 	var end wire.ListEnd
-	if n == limit {
-		end.Next = ptr(placeOf(last))
+	if next != nil {
+		end.Next = ptr(formatPlace(*next))
 	}
 	line, err := json.Marshal(end)
 	return append(append(body, line...), '\n'), err
 }
 
-// placeOf writes down where a checkpoint is in its owner's list.
-func placeOf(c metastore.Checkpoint) string {
-	return fmt.Sprintf("%d-%d", c.CreatedAt.UnixMicro(), c.ID)
+// formatPlace writes a place in a list down.
+func formatPlace(p metastore.CheckpointPlace) string {
+	return fmt.Sprintf("%d-%d", p.CreatedAt.UnixMicro(), p.ID)
 }
 
 func parsePlace(s string) (metastore.CheckpointPlace, error) {

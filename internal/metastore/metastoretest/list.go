@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,17 +80,26 @@ func testCheckpointLists(t *testing.T, f fixture) {
 				t.Errorf("%s is listed with its files", c.Name)
 			}
 		}
-		if all := value(f.CheckpointsAfter(f.ctx, test.f, nil, 100))(f); len(all) > 0 || len(page) > 0 {
-			same(t, "checkpoints in their list's order", all, page)
-		}
-		for i, c := range page {
-			place := &metastore.CheckpointPlace{CreatedAt: c.CreatedAt, ID: c.ID}
-			if got, want := names(value(f.CheckpointsAfter(f.ctx, test.f, place, 100))(f)), names(page[i+1:]); got != want {
-				t.Errorf("after %s, %+v selects %s, want %s", c.Name, test.f, got, want)
+		for i := range len(page) + 1 {
+			var place *metastore.CheckpointPlace
+			if i > 0 {
+				place = &metastore.CheckpointPlace{CreatedAt: page[i-1].CreatedAt, ID: page[i-1].ID}
+			}
+			var want []metastore.ListedCheckpoint
+			for _, c := range page[i:] {
+				want = append(want, c.InList())
+			}
+			got, next, err := f.CheckpointsAfter(f.ctx, test.f, place, 100)
+			f.must(err)
+			if len(got)+len(want) > 0 {
+				same(t, "checkpoints in their list's order", got, want)
+			}
+			if next != nil {
+				t.Errorf("%+v: the list goes on at %v", test.f, next)
 			}
 		}
 	}
-	if _, err := f.CheckpointsAfter(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, nil, 9); err == nil {
+	if _, _, err := f.CheckpointsAfter(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, nil, 9); err == nil {
 		t.Error("there is a list of a kind that there is not")
 	}
 	if _, _, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, metastore.Page{}); err == nil {
@@ -151,40 +162,103 @@ func testCheckpointExpiry(t *testing.T, f fixture) {
 // from beginning to end is met once, in order.
 func testCheckpointsAfter(t *testing.T, f fixture) {
 	f.alice()
-	const n = 50
-	ids := map[string]int64{}
+	const n = 2100
+	var all []metastore.Checkpoint
 	for i := range n {
-		name := fmt.Sprint(i)
-		ids[name] = f.commit(checkpoint(training, name, after(i/3))).ID // ties
+		c := checkpoint(training, fmt.Sprint(i), after(i/3)) // ties
+		c.Files = nil
+		all = append(all, c)
 	}
+	stored := value(f.CommitImport(f.ctx, metastore.Import{Owner: "alice", Checkpoints: all}))(f)
 	filter := metastore.CheckpointFilter{Owner: "alice", Now: t0}
+	place := &metastore.CheckpointPlace{CreatedAt: after(1), ID: 1}
 	for _, limit := range []int{0, -1} {
-		same(t, "so many", len(value(f.CheckpointsAfter(f.ctx, filter, nil, limit))(f)), 0)
-	}
-	var met []string
-	var at *metastore.CheckpointPlace
-	for round := 0; ; round++ {
-		page := value(f.CheckpointsAfter(f.ctx, filter, at, 7))(f)
-		for _, c := range page {
-			met = append(met, c.Name)
-			at = &metastore.CheckpointPlace{CreatedAt: c.CreatedAt, ID: c.ID}
-		}
-		if len(page) < 7 {
-			break
-		}
-		// The last one met goes, and so does its place; new ones come before it.
-		last := page[len(page)-1].Name
-		f.must(f.DeleteCheckpoint(f.ctx, ids[last]))
-		f.commit(checkpoint(training, fmt.Sprint("new-", round), after(100+round)))
-	}
-	if len(met) != n {
-		t.Errorf("met %d checkpoints, want %d", len(met), n)
-	}
-	for i, name := range met {
-		if name != fmt.Sprint(n-1-i) {
-			t.Fatalf("met %v", met)
+		list, next, err := f.CheckpointsAfter(f.ctx, filter, place, limit)
+		f.must(err)
+		if len(list) != 0 || next != place {
+			t.Errorf("%d of them: %v, going on at %v", limit, list, next)
 		}
 	}
+	gone := map[int]bool{}
+	for _, limit := range []int{1000, 499, 500, 501, 2099, 2100, 2101, 10_000} {
+		var met []string
+		var at *metastore.CheckpointPlace
+		requests := 0
+		for {
+			list, next, err := f.CheckpointsAfter(f.ctx, filter, at, limit)
+			f.must(err)
+			for _, c := range list {
+				met = append(met, c.Name)
+			}
+			if requests++; requests > n {
+				t.Fatalf("by %d the list does not end", limit)
+			}
+			if len(list) > limit || next != nil && len(list) < limit {
+				t.Errorf("%d of them are %d", limit, len(list))
+			}
+			if at = next; next == nil {
+				break
+			}
+			// The last one met goes, and so does its place; new ones come before it.
+			last := list[len(list)-1]
+			f.must(f.DeleteCheckpoint(f.ctx, last.ID))
+			i := slices.IndexFunc(stored, func(c metastore.Checkpoint) bool { return c.ID == last.ID })
+			gone[i] = true
+			c := checkpoint(training, fmt.Sprint("new-", limit, "-", requests), after(n+limit))
+			c.ExpiresAt = ptr(t0.Add(time.Microsecond)) // for this time only
+			f.commit(c)
+		}
+		i := 0
+		for j := n - 1; j >= 0; j-- {
+			if gone[j] && !slices.Contains(met, fmt.Sprint(j)) {
+				continue
+			}
+			for i < len(met) && strings.HasPrefix(met[i], "new-") {
+				i++ // of an earlier time
+			}
+			if i == len(met) || met[i] != fmt.Sprint(j) {
+				t.Fatalf("by %d: number %d is not %d; met %d of %d", limit, i, j, len(met), n)
+			}
+			i++
+		}
+		if i != len(met) {
+			t.Errorf("by %d: %d are too many", limit, len(met)-i)
+		}
+	}
+	// And while others remove what is being read.
+	var removing sync.WaitGroup
+	removing.Go(func() {
+		for i := 0; i < n; i += 7 {
+			if !gone[i] {
+				if err := f.DeleteCheckpoint(f.ctx, stored[i].ID); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for range 5 {
+		met := map[string]bool{}
+		var at *metastore.CheckpointPlace
+		for {
+			list, next, err := f.CheckpointsAfter(f.ctx, filter, at, 600)
+			f.must(err)
+			for _, c := range list {
+				if met[c.Name] {
+					t.Errorf("%s is met twice", c.Name)
+				}
+				met[c.Name] = true
+			}
+			if at = next; next == nil {
+				break
+			}
+		}
+		for i := range n {
+			if i%7 != 0 && !gone[i] && !met[fmt.Sprint(i)] {
+				t.Errorf("%d is not met", i)
+			}
+		}
+	}
+	removing.Wait()
 }
 
 func testCheckpointPaging(t *testing.T, f fixture) {
