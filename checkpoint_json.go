@@ -44,6 +44,22 @@ type checkpointReader struct {
 	model string
 }
 
+// line reads a checkpoint that is a line of a list.
+func (r *checkpointReader) line(b []byte) (k Checkpoint, err error) {
+	if r.rest = b; r.checkpoint(&k) {
+		return k, nil
+	}
+	return decodeCheckpoint(b)
+}
+
+// decodeCheckpoint is apart from line, where k would be on the heap because of it.
+//
+//go:noinline
+func decodeCheckpoint(b []byte) (k Checkpoint, err error) {
+	err = json.Unmarshal(b, &k)
+	return k, err
+}
+
 // checkpoint reports whether it read all there was. Fields that are not there
 // stay as they are in c.
 func (r *checkpointReader) checkpoint(c *Checkpoint) bool {

@@ -2,6 +2,7 @@ package tinkex
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,7 @@ import (
 // page. The loop's body may delete them.
 //
 // This project's server is asked in a way of its own, in which every page says
-// where the next one begins. On servers that do not know it, pages are asked for
+// where the next one begins, and is longer than the one before. On servers that do not know it, pages are asked for
 // by offset, and what moves up while the list gets shorter is fetched again.
 func (c *RestClient) AllCheckpoints(ctx context.Context, opts PageOptions) iter.Seq2[Checkpoint, error] {
 	byOffset := pages(ctx, listCheckpoints, opts, func(k Checkpoint) string { return k.TinkerPath },
@@ -40,7 +41,8 @@ func (c *RestClient) AllCheckpoints(ctx context.Context, opts PageOptions) iter.
 			return
 		}
 		var buffers [2]bytes.Buffer
-		first, err := c.stretch(ctx, opts.PageSize, "", &buffers[0])
+		limit := cmp.Or(opts.PageSize, firstStretch)
+		first, err := c.stretch(ctx, limit, "", &buffers[0])
 		if !c.knowsStretches(err) {
 			byOffset(yield)
 			return
@@ -49,11 +51,18 @@ func (c *RestClient) AllCheckpoints(ctx context.Context, opts PageOptions) iter.
 			yield(Checkpoint{}, err)
 			return
 		}
-		c.walk(ctx, first, opts.PageSize, &buffers, yield)
+		c.walk(ctx, first, limit, &buffers, yield)
 	}
 }
 
 const listCheckpoints = "list checkpoints"
+
+// Who goes on goes on for longer: each stretch is twice as long as the one before
+// it, from what was asked for or firstStretch to longStretch.
+const (
+	firstStretch = defaultPageSize
+	longStretch  = 2000
+)
 
 // errNoStretch is an answer to something else.
 var errNoStretch = errors.New("the server's answer is not a list of lines")
@@ -81,9 +90,7 @@ type stretch struct {
 // buffer.
 func (c *RestClient) stretch(ctx context.Context, limit int, after string, into *bytes.Buffer) (stretch, error) {
 	query := url.Values{}
-	if limit > 0 {
-		query.Set("limit", strconv.Itoa(limit))
-	}
+	query.Set("limit", strconv.Itoa(limit))
 	if after != "" {
 		query.Set("after", after)
 	}
@@ -143,6 +150,8 @@ func (c *RestClient) walk(ctx context.Context, s stretch, limit int, buffers *[2
 	fetch := func() {
 		next, into := s.next, &buffers[fetched%2]
 		fetched++
+		limit = max(limit, min(2*limit, longStretch))
+		limit := limit
 		ahead = make(chan answer, 1)
 		go func(ahead chan<- answer) {
 			s, err := c.stretch(ctx, limit, next, into)
@@ -162,14 +171,10 @@ func (c *RestClient) walk(ctx context.Context, s stretch, limit int, buffers *[2
 		}
 		for line := range bytes.Lines(s.lines) {
 			line = bytes.TrimSuffix(line, []byte("\n"))
-			var k Checkpoint
-			r.rest = line
-			if !r.checkpoint(&k) {
-				k = Checkpoint{}
-				if err := json.Unmarshal(line, &k); err != nil {
-					yield(Checkpoint{}, c.t.unreadable(listCheckpoints, &reply{header: http.Header{}, body: line}, err))
-					return
-				}
+			k, err := r.line(line)
+			if err != nil {
+				yield(Checkpoint{}, c.t.unreadable(listCheckpoints, &reply{header: http.Header{}, body: line}, err))
+				return
 			}
 			if !yield(k, nil) {
 				return

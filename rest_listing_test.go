@@ -63,11 +63,14 @@ func TestStretchByStretch(t *testing.T) {
 		n, size int
 		asked   []string
 	}{
-		{0, 0, []string{""}},
-		{3, 0, []string{""}},
+		{0, 0, []string{"limit=100"}},
+		{3, 0, []string{"limit=100"}},
 		{3, 10, []string{"limit=10"}},
-		{3, 3, []string{"limit=3", "after=c002&limit=3"}},
-		{5, 2, []string{"limit=2", "after=c001&limit=2", "after=c003&limit=2"}},
+		{3, 3, []string{"limit=3", "after=c002&limit=6"}},
+		{5, 2, []string{"limit=2", "after=c001&limit=4"}},
+		{15, 1, []string{"limit=1", "after=c000&limit=2", "after=c002&limit=4", "after=c006&limit=8", "after=c014&limit=16"}},
+		{2, 3000, []string{"limit=3000"}},
+		{990, 900, []string{"limit=900", "after=c899&limit=1800"}},
 	} {
 		f := newFakeServer(t)
 		list := &stretchList{names: names(test.n)}

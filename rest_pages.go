@@ -8,8 +8,8 @@ import (
 
 // PageOptions says how iterators fetch what they iterate over.
 type PageOptions struct {
-	// PageSize is how many items one request asks for; 0 leaves it to the client,
-	// which asks for 100, or this project's server for 1,000 checkpoints.
+	// PageSize is how many items one request asks for, or the first one where
+	// they become more; 0 is 100.
 	PageSize int
 }
 

@@ -175,14 +175,14 @@ func (b *bencher) compare(ctx context.Context, s *harness.Section, rounds int, p
 		var ratios []float64
 		var ourPeak, theirPeak int64
 		for round := -1; round < rounds; round++ {
-			u, out, err := timed(p.ours(ctx))
+			u, out, err := b.timed(p.ours(ctx))
 			if err != nil {
 				return err
 			}
 			var v harness.Usage
 			var reference []byte
 			if b.noVenv == nil {
-				if v, reference, err = timed(p.theirs(ctx)); err != nil {
+				if v, reference, err = b.timed(p.theirs(ctx)); err != nil {
 					return err
 				}
 			}
@@ -220,12 +220,20 @@ func (b *bencher) compare(ctx context.Context, s *harness.Section, rounds int, p
 	return nil
 }
 
-// timed runs a command and returns what it printed.
-func timed(cmd *exec.Cmd) (harness.Usage, []byte, error) {
-	var out strings.Builder
-	cmd.Stdout = &out
-	u, err := harness.Pipe(cmd)
-	return u, []byte(out.String()), err
+// timed runs a command and returns what it printed. It prints into a file, so
+// that nobody else is at work while it is timed.
+func (b *bencher) timed(cmd *exec.Cmd) (u harness.Usage, out []byte, err error) {
+	f, err := os.CreateTemp(b.dir, "printed-")
+	if err != nil {
+		return u, nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	cmd.Stdout = f
+	if u, err = harness.Pipe(cmd); err != nil {
+		return u, nil, err
+	}
+	out, err = os.ReadFile(f.Name())
+	return u, out, err
 }
 
 func (b *bencher) start(ctx context.Context) (_ *harness.Section, err error) {
@@ -288,7 +296,7 @@ func (b *bencher) prunes(ctx context.Context) (_ *harness.Section, err error) {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := timed(b.ours(srv.URL, "checkpoint", "prune", "--run-id", run, "--keep-last", "1", "-y")(ctx))
+		u, _, err := b.timed(b.ours(srv.URL, "checkpoint", "prune", "--run-id", run, "--keep-last", "1", "-y")(ctx))
 		if err == nil {
 			err = b.onlyOne(ctx, srv)
 		}
@@ -306,7 +314,7 @@ func (b *bencher) prunes(ctx context.Context) (_ *harness.Section, err error) {
 
 // onlyOne checks that nothing but the newest is left.
 func (b *bencher) onlyOne(ctx context.Context, srv *harness.Server) error {
-	_, out, err := timed(b.ours(srv.URL, "checkpoint", "list", "--paths", "--limit", "0")(ctx))
+	_, out, err := b.timed(b.ours(srv.URL, "checkpoint", "list", "--paths", "--limit", "0")(ctx))
 	if err == nil && strings.Count(string(out), "\n") != 1 {
 		err = fmt.Errorf("after the prune there is %.200q", out)
 	}

@@ -23,15 +23,37 @@ type Indent struct {
 // Append appends what an encoding/json.Encoder writes that does not escape
 // HTML. It fails for a time that has no form in RFC 3339.
 func Append(dst []byte, c *tinkex.Checkpoint, in Indent) ([]byte, error) {
-	o := object{dst: dst, in: in, level: 1}
-	o.open()
+	o := begin(dst, in)
 	o.text("checkpoint_id", c.CheckpointID)
 	o.text("checkpoint_type", string(c.CheckpointType))
-	o.key("time")
-	if err := o.time(c.Time.AppendText); err != nil {
+	if err := o.key("time").time(c.Time.AppendText); err != nil {
 		return dst, err
 	}
 	o.text("tinker_path", c.TinkerPath)
+	return o.rest(dst, c)
+}
+
+// AppendAt is Append for a checkpoint at a path, which need not be in c: neither
+// it nor the id and the type that are parts of it.
+func AppendAt(dst []byte, p tinkex.TinkerPath, c *tinkex.Checkpoint, in Indent) ([]byte, error) {
+	segment := p.Type.Segment()
+	if !isPlain(p.RunID) || !isPlain(segment) || !isPlain(p.Name) {
+		whole := *c
+		whole.CheckpointID, whole.CheckpointType, whole.TinkerPath = p.CheckpointID(), p.Type, p.String()
+		return Append(dst, &whole, in)
+	}
+	o := begin(dst, in)
+	o.key("checkpoint_id").parts(segment, "/", p.Name)
+	o.text("checkpoint_type", string(p.Type))
+	if err := o.key("time").time(c.Time.AppendText); err != nil {
+		return dst, err
+	}
+	o.key("tinker_path").parts(tinkex.Scheme, p.RunID, "/", segment, "/", p.Name)
+	return o.rest(dst, c)
+}
+
+// rest writes what comes after the path.
+func (o *object) rest(dst []byte, c *tinkex.Checkpoint) ([]byte, error) {
 	if c.SizeBytes != nil {
 		o.key("size_bytes")
 		o.dst = strconv.AppendInt(o.dst, *c.SizeBytes, 10)
@@ -40,16 +62,14 @@ func Append(dst []byte, c *tinkex.Checkpoint, in Indent) ([]byte, error) {
 	o.dst = strconv.AppendBool(o.dst, c.Public)
 	if len(c.UserMetadata) > 0 {
 		o.key("user_metadata")
-		m := object{dst: o.dst, in: in, level: 2}
-		m.open()
+		m := object{dst: append(o.dst, '{'), in: o.in, level: o.level + 1}
 		for _, k := range slices.Sorted(maps.Keys(c.UserMetadata)) {
-			m.text(k, c.UserMetadata[k])
+			m.pair(k, c.UserMetadata[k])
 		}
 		o.dst = m.close()
 	}
 	if c.ExpiresAt != nil {
-		o.key("expires_at")
-		if err := o.time(c.ExpiresAt.AppendText); err != nil {
+		if err := o.key("expires_at").time(c.ExpiresAt.AppendText); err != nil {
 			return dst, err
 		}
 	}
@@ -67,18 +87,26 @@ type object struct {
 	members bool
 }
 
-func (o *object) open() { o.dst = append(o.dst, '{') }
+func begin(dst []byte, in Indent) *object {
+	return &object{dst: append(dst, '{'), in: in, level: 1}
+}
 
-func (o *object) key(k string) {
+// key begins a member whose name needs no escaping.
+func (o *object) key(k string) *object {
+	o.member()
+	o.dst = append(append(append(o.dst, '"'), k...), '"', ':')
+	if o.in.Lines {
+		o.dst = append(o.dst, ' ')
+	}
+	return o
+}
+
+func (o *object) member() {
 	if o.members {
 		o.dst = append(o.dst, ',')
 	}
 	o.members = true
 	o.line(o.level)
-	o.dst = append(AppendString(o.dst, k), ':')
-	if o.in.Lines {
-		o.dst = append(o.dst, ' ')
-	}
 }
 
 func (o *object) line(level int) {
@@ -94,6 +122,25 @@ func (o *object) line(level int) {
 func (o *object) text(k, v string) {
 	o.key(k)
 	o.dst = AppendString(o.dst, v)
+}
+
+// pair is text for a name that may need escaping.
+func (o *object) pair(k, v string) {
+	o.member()
+	o.dst = append(AppendString(o.dst, k), ':')
+	if o.in.Lines {
+		o.dst = append(o.dst, ' ')
+	}
+	o.dst = AppendString(o.dst, v)
+}
+
+// parts writes a string that is made of parts with nothing to escape.
+func (o *object) parts(all ...string) {
+	o.dst = append(o.dst, '"')
+	for _, s := range all {
+		o.dst = append(o.dst, s...)
+	}
+	o.dst = append(o.dst, '"')
 }
 
 func (o *object) time(appendText func([]byte) ([]byte, error)) (err error) {
@@ -113,13 +160,21 @@ func (o *object) close() []byte {
 
 // AppendString appends a string as JSON.
 func AppendString(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			return appendEscaped(dst, s)
-		}
+	if !isPlain(s) {
+		return appendEscaped(dst, s)
 	}
 	dst = append(append(dst, '"'), s...)
 	return append(dst, '"')
+}
+
+// isPlain reports whether nothing in a string needs to be escaped.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func appendEscaped(dst []byte, s string) []byte {

@@ -59,6 +59,26 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+func TestAppendAt(t *testing.T) {
+	for _, p := range []tinkex.TinkerPath{
+		{RunID: "r:train:0", Type: tinkex.Training, Name: "step-1"}, {RunID: "r", Type: tinkex.Sampler, Name: "x"},
+		{RunID: `r"`, Type: tinkex.External, Name: "x"}, {RunID: "r", Type: tinkex.Training, Name: "ä"}, {},
+	} {
+		c := tinkex.Checkpoint{Time: time.Unix(5, 0).UTC(), SizeBytes: new(int64(7)), UserMetadata: map[string]string{"k": "v"}, BaseModel: "m"}
+		whole := c
+		whole.CheckpointID, whole.CheckpointType, whole.TinkerPath = p.CheckpointID(), p.Type, p.String()
+		for _, in := range indents {
+			got, err := checkpointjson.AppendAt([]byte("before "), p, &c, in)
+			if want := "before " + reference(t, whole, in); err != nil || string(got) != want {
+				t.Errorf("at %v with %+v it is\n%s, %v\nwant\n%s", p, in, got, err, want)
+			}
+		}
+	}
+	if got, err := checkpointjson.AppendAt([]byte("before"), tinkex.TinkerPath{}, &tinkex.Checkpoint{Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}, checkpointjson.Indent{}); err == nil || string(got) != "before" {
+		t.Errorf("a year that JSON has no form for makes %s", got)
+	}
+}
+
 func FuzzAppend(f *testing.F) {
 	f.Add("weights/x", "training", int64(1767323045678901), "tinker://r/weights/x", int64(5), true, "k", "v", "m")
 	f.Add("\"", "\\", int64(-1), "\xff\u2029", int64(-1), false, "", "<", "é")

@@ -342,12 +342,10 @@ func (a *app) listJSON(runID string, list iter.Seq2[tinkex.Checkpoint, error], t
 		if n == 0 {
 			begin()
 		}
-		_, _ = out.Write(item) // Flush tells
-		if n++; n%flushRows == 0 {
-			if err := out.Flush(); err != nil {
-				return err
-			}
+		if _, err := out.Write(item); err != nil {
+			return err
 		}
+		n++
 	}
 	if n == 0 {
 		begin()

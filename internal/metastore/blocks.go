@@ -261,7 +261,7 @@ func (f CheckpointFilter) page(from place, limit, skip int) (query string, args 
 // is asked for: reading them takes longer than finding the middle by an index.
 const worthHalving = 500
 
-func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) (all []ListedCheckpoint, next *CheckpointPlace, err error) {
+func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int, into []ListedCheckpoint) (all []ListedCheckpoint, next *CheckpointPlace, err error) {
 	if _, err := countColumn(f.Kind); err != nil {
 		return nil, nil, err
 	}
@@ -275,41 +275,50 @@ func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after 
 	// The first part is what is between two places, and the second, by which the
 	// end of the list is known, so many checkpoints from a place on. Whatever
 	// changes between looking for the middle and reading, they meet there.
-	var head []ListedCheckpoint
-	tail, middle, rest := from, from, limit
+	half, middle := 0, from
 	if limit >= worthHalving && f.Kind == "" { // SQLite would look for both ends in another index
 		middle, err = s.skip(ctx, f, from, limit/2)
 		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			middle = from // there are fewer
+		case errors.Is(err, sql.ErrNoRows): // there are fewer
 		case err != nil:
 			return nil, nil, s.explain(err)
 		default:
-			tail, rest = middle, limit-limit/2
+			half = limit / 2
 		}
 	}
+	if half == 0 {
+		middle = from
+	}
+	room := into[:cap(into)]
+	if n := max(half, min(limit, 1000)); len(room) < n {
+		room = make([]ListedCheckpoint, n)
+	}
+	head, tail := room[:0:half], room[half:half]
 	var reading errgroup.Group
-	if middle != from {
+	if half > 0 {
 		reading.Go(func() (err error) {
 			query, args := f.between(from, middle)
-			head, err = s.listed(ctx, query, args, limit)
+			head, err = s.listed(ctx, head, query, args)
 			return err
 		})
 	}
-	query, args := f.after(tail, rest)
-	all, err = s.listed(ctx, query, args, rest)
+	query, args := f.after(middle, limit-half)
+	tail, err = s.listed(ctx, tail, query, args)
 	if err := errors.Join(err, reading.Wait()); err != nil {
 		return nil, nil, s.explain(err)
 	}
-	if len(all) == rest {
-		end := all[rest-1]
+	if len(tail) == limit-half {
+		end := tail[len(tail)-1]
 		next = &CheckpointPlace{CreatedAt: end.CreatedAt, ID: end.ID}
 	}
-	return append(head, all...), next, nil
+	if len(head) == half && half+len(tail) <= len(room) {
+		return room[:half+len(tail)], next, nil
+	}
+	return append(head, tail...), next, nil
 }
 
-func (s *store) listed(ctx context.Context, query string, args []any, room int) ([]ListedCheckpoint, error) {
-	all := make([]ListedCheckpoint, 0, min(room, 1000))
+// listed appends what a query finds.
+func (s *store) listed(ctx context.Context, all []ListedCheckpoint, query string, args []any) ([]ListedCheckpoint, error) {
 	err := s.query().each(ctx, query, args, func(row scanner) error {
 		c, err := scanListed(row)
 		all = append(all, c)

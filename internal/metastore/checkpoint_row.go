@@ -89,11 +89,20 @@ func (r *rowReader) listed() (c ListedCheckpoint, err error) {
 		return ListedCheckpoint{}, fmt.Errorf("a row of a checkpoint makes no sense from here on: %.200q", r.rest)
 	}
 	if r.rest != "" {
-		if err := fromJSON(&r.rest, &c.UserMetadata); err != nil {
+		if c.UserMetadata, err = parseMetadata(r.rest); err != nil {
 			return ListedCheckpoint{}, fmt.Errorf("checkpoint %s: user metadata: %w", checkpointID(c.RunID, c.Kind, c.Name), err)
 		}
 	}
 	return c, nil
+}
+
+// parseMetadata is apart from listed, where everything would be on the heap
+// because of it.
+//
+//go:noinline
+func parseMetadata(text string) (m map[string]string, err error) {
+	err = fromJSON(&text, &m)
+	return m, err
 }
 
 // rowReader takes a row apart.

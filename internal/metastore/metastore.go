@@ -354,8 +354,8 @@ type Store interface {
 	// on or from its beginning, for about limit checkpoints, and says where to go
 	// on; nil is the end. It does not count: a list that changes meanwhile can be
 	// gone through, and what stays in it is met once. Not all that it returns need
-	// be of one moment.
-	CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int) (list []ListedCheckpoint, next *CheckpointPlace, err error)
+	// be of one moment. The list may use the memory of into.
+	CheckpointsAfter(ctx context.Context, f CheckpointFilter, after *CheckpointPlace, limit int, into []ListedCheckpoint) (list []ListedCheckpoint, next *CheckpointPlace, err error)
 	// AllRunCheckpoints is Checkpoints of one run, without paging.
 	AllRunCheckpoints(ctx context.Context, runID string, now time.Time) ([]Checkpoint, error)
 	// SetPublic changes the flag and reports whether it was different.

@@ -100,9 +100,9 @@ func (r *Registry) Checkpoints(ctx context.Context, owner string, p metastore.Pa
 
 // CheckpointsAfter goes through the owner's checkpoints, newest first, from a
 // place in the list on; nil is its beginning. It lists about limit of them and
-// says where to go on, nil at the end.
-func (r *Registry) CheckpointsAfter(ctx context.Context, owner string, after *metastore.CheckpointPlace, limit int) ([]metastore.ListedCheckpoint, *metastore.CheckpointPlace, error) {
-	list, next, err := r.meta.CheckpointsAfter(ctx, metastore.CheckpointFilter{Owner: owner, Now: r.now().UTC()}, after, limit)
+// says where to go on, nil at the end. The list may use the memory of into.
+func (r *Registry) CheckpointsAfter(ctx context.Context, owner string, after *metastore.CheckpointPlace, limit int, into []metastore.ListedCheckpoint) ([]metastore.ListedCheckpoint, *metastore.CheckpointPlace, error) {
+	list, next, err := r.meta.CheckpointsAfter(ctx, metastore.CheckpointFilter{Owner: owner, Now: r.now().UTC()}, after, limit, into)
 	return list, next, classify(err)
 }
 

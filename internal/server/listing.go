@@ -38,9 +38,19 @@ func (s *Server) listingOps(api huma.API) {
 		})
 }
 
-// Answers are written into memory that is used again: for a list of a hundred
-// thousand, collecting it would take longer than writing.
-var listingBuffers = sync.Pool{New: func() any { return new([]byte) }}
+// Answers are put together in memory that is used again: with a list of a
+// hundred thousand, collecting it would take longer than writing.
+var listingMemory = sync.Pool{New: func() any { return new(listingRoom) }}
+
+type listingRoom struct {
+	list []metastore.ListedCheckpoint
+	body []byte
+}
+
+func (m *listingRoom) putBack() {
+	clear(m.list) // what it refers to is not kept
+	listingMemory.Put(m)
+}
 
 func (s *Server) listing(ctx context.Context, in *struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
@@ -54,28 +64,32 @@ func (s *Server) listing(ctx context.Context, in *struct {
 		}
 		after = &place
 	}
-	list, next, err := s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, in.Limit)
-	if err != nil {
-		return nil, s.fail(ctx, err)
+	m := listingMemory.Get().(*listingRoom)
+	list, next, err := s.reg.CheckpointsAfter(ctx, ownerOf(ctx), after, in.Limit, m.list[:0])
+	if err == nil {
+		m.list = list
+		m.body, err = appendListing(m.body[:0], list, next)
 	}
-	buffer := listingBuffers.Get().(*[]byte)
-	if *buffer, err = appendListing((*buffer)[:0], list, next); err != nil {
-		listingBuffers.Put(buffer)
+	if err != nil {
+		m.putBack()
 		return nil, s.fail(ctx, err)
 	}
 	return &huma.StreamResponse{Body: func(out huma.Context) {
-		defer listingBuffers.Put(buffer)
+		defer m.putBack()
 		out.SetHeader("Content-Type", wire.ContentTypeLines)
-		out.SetHeader("Content-Length", strconv.Itoa(len(*buffer)))
-		_, _ = out.BodyWriter().Write(*buffer)
+		out.SetHeader("Content-Length", strconv.Itoa(len(m.body)))
+		_, _ = out.BodyWriter().Write(m.body)
 	}}, nil
 }
 
 func appendListing(body []byte, list []metastore.ListedCheckpoint, next *metastore.CheckpointPlace) ([]byte, error) {
 	var err error
-	for _, c := range list {
-		item := listedOf(c)
-		if body, err = checkpointjson.Append(body, &item, checkpointjson.Indent{}); err != nil {
+	for i := range list {
+		c := &list[i]
+		item := tinkex.Checkpoint{
+			Time: c.CreatedAt, SizeBytes: &c.SizeBytes, Public: c.Public, UserMetadata: c.UserMetadata, ExpiresAt: c.ExpiresAt, BaseModel: c.BaseModel,
+		}
+		if body, err = checkpointjson.AppendAt(body, pathOf(c), &item, checkpointjson.Indent{}); err != nil {
 			return body, err
 		}
 		body = append(body, '\n')

@@ -83,18 +83,15 @@ var checkpointTypes = map[metastore.Kind]tinkex.CheckpointType{
 	metastore.KindExternal: tinkex.External,
 }
 
-func checkpointOf(c metastore.Checkpoint) tinkex.Checkpoint { return listedOf(c.InList()) }
+func pathOf(c *metastore.ListedCheckpoint) tinkex.TinkerPath {
+	return tinkex.TinkerPath{RunID: c.RunID, Type: checkpointTypes[c.Kind], Name: c.Name}
+}
 
-func listedOf(c metastore.ListedCheckpoint) tinkex.Checkpoint {
-	p := tinkex.TinkerPath{RunID: c.RunID, Type: checkpointTypes[c.Kind], Name: c.Name}
-	path := p.String()
-	out := tinkex.Checkpoint{
-		// The id is the end of the path, and shares its memory.
-		CheckpointID: path[len(tinkex.Scheme)+len(p.RunID)+1:], CheckpointType: p.Type, Time: c.CreatedAt.UTC(), TinkerPath: path,
-		SizeBytes: ptr(c.SizeBytes), Public: c.Public, UserMetadata: c.UserMetadata, BaseModel: c.BaseModel,
+func checkpointOf(full metastore.Checkpoint) tinkex.Checkpoint {
+	c := full.InList()
+	p := pathOf(&c)
+	return tinkex.Checkpoint{
+		CheckpointID: p.CheckpointID(), CheckpointType: p.Type, Time: c.CreatedAt, TinkerPath: p.String(),
+		SizeBytes: &c.SizeBytes, Public: c.Public, UserMetadata: c.UserMetadata, ExpiresAt: c.ExpiresAt, BaseModel: c.BaseModel,
 	}
-	if c.ExpiresAt != nil {
-		out.ExpiresAt = ptr(c.ExpiresAt.UTC())
-	}
-	return out
 }

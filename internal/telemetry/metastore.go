@@ -201,10 +201,10 @@ func (m *meta) Checkpoints(ctx context.Context, f metastore.CheckpointFilter, p 
 	return m.Store.Checkpoints(ctx, f, p)
 }
 
-func (m *meta) CheckpointsAfter(ctx context.Context, f metastore.CheckpointFilter, after *metastore.CheckpointPlace, limit int) (_ []metastore.ListedCheckpoint, _ *metastore.CheckpointPlace, err error) {
+func (m *meta) CheckpointsAfter(ctx context.Context, f metastore.CheckpointFilter, after *metastore.CheckpointPlace, limit int, into []metastore.ListedCheckpoint) (_ []metastore.ListedCheckpoint, _ *metastore.CheckpointPlace, err error) {
 	ctx, op := m.begin(ctx, "CheckpointsAfter")
 	defer op.end(&err)
-	return m.Store.CheckpointsAfter(ctx, f, after, limit)
+	return m.Store.CheckpointsAfter(ctx, f, after, limit, into)
 }
 
 func (m *meta) AllRunCheckpoints(ctx context.Context, runID string, now time.Time) (_ []metastore.Checkpoint, err error) {

@@ -89,7 +89,7 @@ func testCheckpointLists(t *testing.T, f fixture) {
 			for _, c := range page[i:] {
 				want = append(want, c.InList())
 			}
-			got, next, err := f.CheckpointsAfter(f.ctx, test.f, place, 100)
+			got, next, err := f.CheckpointsAfter(f.ctx, test.f, place, 100, nil)
 			f.must(err)
 			if len(got)+len(want) > 0 {
 				same(t, "checkpoints in their list's order", got, want)
@@ -99,7 +99,7 @@ func testCheckpointLists(t *testing.T, f fixture) {
 			}
 		}
 	}
-	if _, _, err := f.CheckpointsAfter(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, nil, 9); err == nil {
+	if _, _, err := f.CheckpointsAfter(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, nil, 9, nil); err == nil {
 		t.Error("there is a list of a kind that there is not")
 	}
 	if _, _, err := f.Checkpoints(f.ctx, metastore.CheckpointFilter{Owner: "alice", Kind: "heights"}, metastore.Page{}); err == nil {
@@ -173,19 +173,21 @@ func testCheckpointsAfter(t *testing.T, f fixture) {
 	filter := metastore.CheckpointFilter{Owner: "alice", Now: t0}
 	place := &metastore.CheckpointPlace{CreatedAt: after(1), ID: 1}
 	for _, limit := range []int{0, -1} {
-		list, next, err := f.CheckpointsAfter(f.ctx, filter, place, limit)
+		list, next, err := f.CheckpointsAfter(f.ctx, filter, place, limit, nil)
 		f.must(err)
 		if len(list) != 0 || next != place {
 			t.Errorf("%d of them: %v, going on at %v", limit, list, next)
 		}
 	}
 	gone := map[int]bool{}
+	var into []metastore.ListedCheckpoint
 	for _, limit := range []int{1000, 499, 500, 501, 2099, 2100, 2101, 10_000} {
 		var met []string
 		var at *metastore.CheckpointPlace
 		requests := 0
 		for {
-			list, next, err := f.CheckpointsAfter(f.ctx, filter, at, limit)
+			list, next, err := f.CheckpointsAfter(f.ctx, filter, at, limit, into[:0])
+			into = list
 			f.must(err)
 			for _, c := range list {
 				met = append(met, c.Name)
@@ -240,7 +242,7 @@ func testCheckpointsAfter(t *testing.T, f fixture) {
 		met := map[string]bool{}
 		var at *metastore.CheckpointPlace
 		for {
-			list, next, err := f.CheckpointsAfter(f.ctx, filter, at, 600)
+			list, next, err := f.CheckpointsAfter(f.ctx, filter, at, 600, nil)
 			f.must(err)
 			for _, c := range list {
 				if met[c.Name] {
