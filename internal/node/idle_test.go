@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,10 +29,11 @@ var kept []byte
 // A client that only keeps its session alive does not have the server collect
 // garbage again and again; work is worth a collection.
 func TestHeartbeatsAreNotWorthACollection(t *testing.T) {
-	now := time.Now()
+	begun := time.Now()
+	var passed atomic.Int64 // since then
 	n, err := Open(t.Context(), Options{
 		Stores: Stores{DataDir: t.TempDir()}, Telemetry: telemetry.New(telemetry.Options{}),
-		Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return begun.Add(time.Duration(passed.Load())) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +67,7 @@ func TestHeartbeatsAreNotWorthACollection(t *testing.T) {
 		t.Error("nothing was given back after work")
 	}
 	for i := range 30 { // of five minutes: some are written down
-		now = now.Add(10 * time.Second)
+		passed.Add(int64(10 * time.Second))
 		post("/session_heartbeat", fmt.Sprintf(`{"session_id":%q}`, session.SessionID))
 		if giveBack() {
 			t.Fatalf("memory was given back after %d heartbeats", i+1)
