@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tinkex/tinkex/internal/wire"
 )
@@ -101,12 +102,40 @@ func TestStretchesStopWhenTold(t *testing.T) {
 		n := 0
 		for range f.rest().AllCheckpoints(t.Context(), PageOptions{PageSize: 10}) {
 			if n++; n == stop {
+				time.Sleep(20 * time.Millisecond) // what is fetched ahead arrives
 				break
 			}
 		}
 		if got := len(list.queries()); n != stop || got > most {
 			t.Errorf("stopped after %d, the server was asked %d times", n, got)
 		}
+	}
+}
+
+// Stretches grow up to a length and no further; while one is gone through, the
+// next one does not come into its memory.
+func TestLongLists(t *testing.T) {
+	f := newFakeServer(t)
+	list := new(stretchList)
+	for i := range 9000 {
+		list.names = append(list.names, fmt.Sprintf("c%05d", i))
+	}
+	f.handle(stretches, list.ServeHTTP)
+	i := 0
+	for k, err := range f.rest().AllCheckpoints(t.Context(), PageOptions{PageSize: 1500}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.TinkerPath != "tinker://r/weights/"+list.names[i] {
+			t.Fatalf("number %d is %s", i, k.TinkerPath)
+		}
+		if i++; i%2000 == 1501 { // the first of each stretch but the first
+			time.Sleep(50 * time.Millisecond) // the next one arrives
+		}
+	}
+	want := []string{"limit=1500", "after=c01499&limit=2000", "after=c03499&limit=2000", "after=c05499&limit=2000", "after=c07499&limit=2000"}
+	if got := list.queries(); i != len(list.names) || !slices.Equal(got, want) {
+		t.Errorf("%d of %d, by %v", i, len(list.names), got)
 	}
 }
 

@@ -405,6 +405,7 @@ func TestKeyCommands(t *testing.T) {
 	if strings.Contains(list.stdout, secret) {
 		t.Error("the list shows the key")
 	}
+	run(t, "key", "create", "--data-dir", dir, "--owner", "te\x1fam").want(t, exitUsage, nil, []string{"--owner", "control character"})
 	made := decode[map[string]string](t, run(t, "-f", "json", "key", "create", "--data-dir", dir, "--owner", "team"))
 	if made["owner"] != "team" || !strings.HasPrefix(made["key"], "tml-") {
 		t.Errorf("created %v", made)

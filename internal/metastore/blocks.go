@@ -307,14 +307,22 @@ func (s *store) CheckpointsAfter(ctx context.Context, f CheckpointFilter, after 
 	if err := errors.Join(err, reading.Wait()); err != nil {
 		return nil, nil, s.explain(err)
 	}
+	all, next = stitch(room, head, tail, half, limit)
+	return all, next, nil
+}
+
+// stitch puts the two parts of a stretch together, which are in room unless they
+// became longer than was planned. The list goes on if the second part is as long
+// as it was to be: of the first one, some may have gone meanwhile.
+func stitch(room, head, tail []ListedCheckpoint, half, limit int) (all []ListedCheckpoint, next *CheckpointPlace) {
 	if len(tail) == limit-half {
 		end := tail[len(tail)-1]
 		next = &CheckpointPlace{CreatedAt: end.CreatedAt, ID: end.ID}
 	}
 	if len(head) == half && half+len(tail) <= len(room) {
-		return room[:half+len(tail)], next, nil
+		return room[:half+len(tail)], next
 	}
-	return append(head, tail...), next, nil
+	return append(head, tail...), next
 }
 
 // listed appends what a query finds.
