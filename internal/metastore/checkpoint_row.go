@@ -8,8 +8,8 @@ import (
 
 // What is read of a checkpoint comes as one text: numbers and flags, each with a
 // space behind it, and then strings, each with a separator behind it. NULL is
-// nothing. Lists are long, and what a row costs is its columns: read one by one,
-// they take three times as long.
+// nothing. Lists are long, and what a row costs is its columns, if they are read
+// one by one.
 const (
 	// listedRow is what scanListed reads.
 	listedRow = `concat(` + listedColumns + `)`
