@@ -589,16 +589,21 @@ func TestSilentSessionLosesItsModels(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.step(alice, model, 3) // alive: the request itself was a sign of life
+	f.mu.Lock()
+	m := f.models[model]
+	f.mu.Unlock()
 	f.clock.advance(61 * time.Minute)
 	if err := f.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.mu.Lock()
-	m := f.models[model]
-	f.mu.Unlock()
-	if m != nil {
-		<-m.drained
-		_ = m.retire(t.Context(), stateAfterLoss)
+	// The sweep does not wait for the models that it lets go of.
+	select {
+	case <-m.drained:
+	case <-time.After(time.Minute):
+		t.Fatal("the model of a silent session is still there")
+	}
+	if err := m.retire(t.Context(), stateAfterLoss); err != nil {
+		t.Fatal(err)
 	}
 	run, err := f.Run(t.Context(), alice, model)
 	if err != nil || run.State != metastore.RunCorrupted {
