@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tinkex/tinkex/internal/testproc"
 	"github.com/tinkex/tinkex/internal/wire"
 	"github.com/tinkex/tinkex/internal/wire/pb"
 )
@@ -106,32 +107,15 @@ type fakeServer struct {
 	*httptest.Server
 	t     *testing.T
 	clock *fakeClock
-	logs  *lockedBuffer
+	logs  *testproc.Output
 
 	mu       sync.Mutex
 	requests []recorded
 	routes   map[string]http.HandlerFunc
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func newFakeServer(t *testing.T) *fakeServer {
-	f := &fakeServer{t: t, clock: newFakeClock(), logs: new(lockedBuffer), routes: map[string]http.HandlerFunc{}}
+	f := &fakeServer{t: t, clock: newFakeClock(), logs: new(testproc.Output), routes: map[string]http.HandlerFunc{}}
 	f.Server = httptest.NewServer(f)
 	t.Cleanup(f.Close)
 	return f

@@ -488,7 +488,7 @@ func failure[T any](f *Future[T]) error {
 	case <-f.Done():
 		_, err := f.Await(context.Background())
 		return err
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		return errors.New("it is not done")
 	}
 }

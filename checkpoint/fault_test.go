@@ -554,14 +554,24 @@ func TestInterruptedArchiveFetchesAWindowTwiceAtMost(t *testing.T) {
 		_, err := checkpoint.Download(ctx, archiveAt(srv.URL), path, checkpoint.DownloadOptions{Dir: dir})
 		failed <- err
 	}()
+	partial := "." + path.DirName() + ".partial"
 	// All that is asked for has come, and all that can be written is.
-	for before := int64(-1); waits.Load() == 0 || sent.Load() != before; time.Sleep(300 * time.Millisecond) {
-		before = sent.Load()
+	for seen, before := 0, int64(-1); seen < 3; time.Sleep(300 * time.Millisecond) {
+		now := sent.Load()
+		files, _ := os.ReadDir(filepath.Join(dir, partial))
+		for _, f := range files {
+			if info, err := f.Info(); err == nil {
+				now += info.Size()
+			}
+		}
+		if seen++; now != before || waits.Load() == 0 {
+			seen = 0
+		}
+		before = now
 	}
 	if waits.Load() != 1 || sent.Load() < held*chunk+window/2 {
 		t.Fatalf("%d bytes were sent, %d requests held: the chunks are others than this test was made for", sent.Load(), waits.Load())
 	}
-	partial := "." + path.DirName() + ".partial"
 	crashed := t.TempDir()
 	if err := os.CopyFS(filepath.Join(crashed, partial), os.DirFS(filepath.Join(dir, partial))); err != nil {
 		t.Fatal(err)

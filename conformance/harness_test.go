@@ -23,6 +23,7 @@ import (
 	"github.com/tinkex/tinkex/internal/pgtest"
 	"github.com/tinkex/tinkex/internal/pyvenv"
 	"github.com/tinkex/tinkex/internal/s3test"
+	"github.com/tinkex/tinkex/internal/testproc"
 )
 
 // tinkexBinary is the command under test, built once.
@@ -54,7 +55,7 @@ type server struct {
 	url     string
 	dataDir string
 	cmd     *exec.Cmd
-	log     *bytes.Buffer
+	log     *testproc.Output
 }
 
 // serve starts a server on a data directory; it is killed when the test ends.
@@ -67,7 +68,7 @@ func serve(t *testing.T, dataDir string) *server {
 // with more arguments.
 func serveAt(t *testing.T, dataDir, addr string, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, dataDir: dataDir, log: &bytes.Buffer{}}
+	s := &server{t: t, dataDir: dataDir, log: &testproc.Output{}}
 	s.cmd = exec.Command(tinkexBinary, append([]string{"serve", "--addr", addr, "--data-dir", dataDir}, args...)...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tinkex/tinkex/internal/testproc"
 )
 
 func TestPythonTraining(t *testing.T) {
@@ -477,23 +480,34 @@ func TestPythonTrainsAcrossRestarts(t *testing.T) {
 	undisturbed := script(t, serve(t, t.TempDir()).url, "tml-survive", "survive", args(filepath.Join(t.TempDir(), "mark")))
 
 	data, mark := t.TempDir(), filepath.Join(t.TempDir(), "mark")
-	s := serve(t, data)
-	addr := strings.TrimPrefix(s.url, "http://")
+	port, err := testproc.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	s := serveAt(t, data, addr)
 	restarted := make(chan *server, 1)
 	go func() {
 		defer close(restarted)
-		for range 2 {
-			for _, err := os.Stat(mark); err != nil; _, err = os.Stat(mark) {
+		restart := func(when func() bool) bool {
+			for !when() {
 				if t.Context().Err() != nil {
-					return
+					return false
 				}
 				time.Sleep(5 * time.Millisecond)
 			}
 			s.stop()
 			s = serveAt(t, data, addr)
-			time.Sleep(300 * time.Millisecond) // some steps
+			return true
 		}
-		restarted <- s
+		ten := func() bool {
+			_, err := os.Stat(mark)
+			return err == nil
+		}
+		back := func() bool { return strings.Contains(s.log.String(), "brought a parked model back") }
+		if restart(ten) && restart(back) {
+			restarted <- s
+		}
 	}()
 	disturbed := script(t, s.url, "tml-survive", "survive", args(mark))
 	last := <-restarted

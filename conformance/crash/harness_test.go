@@ -33,6 +33,7 @@ import (
 	"github.com/tinkex/tinkex/internal/pgtest"
 	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/s3test"
+	"github.com/tinkex/tinkex/internal/testproc"
 )
 
 // tinkexBinary is the command under test, built once.
@@ -136,7 +137,7 @@ func (p *place) command(name string, args ...string) *exec.Cmd {
 type server struct {
 	url  string
 	cmd  *exec.Cmd
-	log  *syncBuffer
+	log  *testproc.Output
 	done chan struct{} // closed when it has ended
 	dead sync.Once
 }
@@ -144,7 +145,7 @@ type server struct {
 // launch starts a server without waiting for it.
 func (p *place) launch(t *testing.T, args ...string) (*server, io.Reader) {
 	t.Helper()
-	s := &server{log: &syncBuffer{}, done: make(chan struct{})}
+	s := &server{log: &testproc.Output{Keep: 256 << 10}, done: make(chan struct{})}
 	s.cmd = p.command("serve", append([]string{"--addr", "127.0.0.1:0"}, args...)...)
 	if p.lease != "" {
 		s.cmd.Args = append(s.cmd.Args, "--lease", p.lease)
@@ -193,7 +194,7 @@ func (s *server) kill() {
 
 // killWithin runs a command and kills it after a while, unless it is faster.
 func killWithin(cmd *exec.Cmd, after time.Duration) (killed bool, out string, err error) {
-	var buf syncBuffer
+	var buf testproc.Output
 	cmd.Stdout, cmd.Stderr = &buf, &buf
 	if err := cmd.Start(); err != nil {
 		return false, "", err
@@ -371,25 +372,4 @@ func (p *place) fsck(t *testing.T) {
 	if err != nil || !bytes.HasPrefix(out, []byte("clean: ")) {
 		t.Errorf("tinkex fsck: %v\n%s", err, out)
 	}
-}
-
-// syncBuffer keeps the last of what is written to it.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.buf.Len()+len(p) > 1<<18 {
-		b.buf.Reset()
-	}
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

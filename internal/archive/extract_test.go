@@ -543,7 +543,7 @@ func TestExtractEndless(t *testing.T) {
 			if !errors.Is(err, stream.kind) || !errors.Is(err, ErrUnsafe) {
 				t.Errorf("error %v, want %v", err, stream.kind)
 			}
-			if took := time.Since(start); took > 10*time.Second {
+			if took := time.Since(start); took > time.Minute {
 				t.Errorf("took %v", took)
 			}
 			if r, ok := stream.r.(*endless); ok && r.read > 8<<20 {

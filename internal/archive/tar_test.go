@@ -489,7 +489,7 @@ func TestTarHuge(t *testing.T) {
 	if _, err := a.WriteRange(t.Context(), &middle, 50_000_000_000, 12345); err != nil || middle.Len() != 12345 || asked != 12345 {
 		t.Errorf("%d bytes of %d asked for, error %v", middle.Len(), asked, err)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }

@@ -16,39 +16,23 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	traces "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tinkex/tinkex/internal/testproc"
 )
-
-// stream is an output that is read while it is written.
-type stream struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *stream) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // served is `tinkex serve` at work.
 type served struct {
 	t    *testing.T
 	url  string
-	log  *stream
+	log  *testproc.Output
 	stop func() int
 }
 
 func serve(t *testing.T, args ...string) *served {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	s := &served{t: t, log: &stream{}}
-	var out stream
+	s := &served{t: t, log: &testproc.Output{}}
+	var out testproc.Output
 	done := make(chan int, 1)
 	go func() {
 		done <- Main(append([]string{"serve", "--addr", "127.0.0.1:0", "--data-dir", t.TempDir()}, args...),

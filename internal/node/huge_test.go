@@ -88,10 +88,10 @@ func TestHugeCheckpointCostsWhatASmallOneDoes(t *testing.T) {
 	o := observe(t, dir, nil)
 	rest := o.client(tinkex.Options{}).RestClient()
 
-	cost := map[string]time.Duration{}
-	for name, path := range paths {
-		var took []time.Duration
-		for range 15 {
+	// The best of many, in turn: a busy machine is as busy for both.
+	cost := map[string]time.Duration{"small": time.Hour, "huge": time.Hour}
+	for range 15 {
+		for name, path := range paths {
 			start := time.Now()
 			u, err := rest.ArchiveURL(t.Context(), path)
 			if err != nil {
@@ -109,10 +109,8 @@ func TestHugeCheckpointCostsWhatASmallOneDoes(t *testing.T) {
 			if status, _, body := o.send(http.MethodGet, u.URL, "Range", fmt.Sprintf("bytes=%d-", size-2000)); status != http.StatusPartialContent || len(body) != 2000 {
 				t.Fatalf("%d, %d bytes", status, len(body))
 			}
-			took = append(took, time.Since(start))
+			cost[name] = min(cost[name], time.Since(start))
 		}
-		slices.Sort(took)
-		cost[name] = took[len(took)/2]
 	}
 	if cost["huge"] > 4*cost["small"]+5*time.Millisecond {
 		t.Errorf("100 GB took %v, a kilobyte %v", cost["huge"], cost["small"])

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/tinkex/tinkex/internal/node"
 	"github.com/tinkex/tinkex/internal/pgtest"
 	"github.com/tinkex/tinkex/internal/s3test"
+	"github.com/tinkex/tinkex/internal/testproc"
 )
 
 func TestMain(m *testing.M) {
@@ -27,18 +27,6 @@ func TestMain(m *testing.M) {
 		defer pgtest.Stop()
 		return s3test.Run(m)
 	}())
-}
-
-// log is a server's, for finding in it what must not be there.
-type log struct {
-	mu sync.Mutex
-	strings.Builder
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.Builder.Write(p)
 }
 
 // The life of checkpoints on PostgreSQL and S3, over HTTP, across servers.
@@ -55,7 +43,7 @@ func TestPostgresAndS3(t *testing.T) {
 		DataDir: filepath.Join(t.TempDir(), "not", "used"),
 		DB:      db.String(), Blobs: s3test.Bucket(t),
 	}
-	var out log
+	var out testproc.Output
 	var later atomic.Int64 // how far the servers' clock is ahead
 	serve := func() (*node.Node, *tinkex.ServiceClient) {
 		t.Helper()

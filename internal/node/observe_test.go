@@ -32,6 +32,7 @@ import (
 	"github.com/tinkex/tinkex/internal/health"
 	"github.com/tinkex/tinkex/internal/node"
 	"github.com/tinkex/tinkex/internal/telemetry"
+	"github.com/tinkex/tinkex/internal/testproc"
 )
 
 // observed is a node with everything that watches it.
@@ -40,13 +41,13 @@ type observed struct {
 	t     *testing.T
 	url   string
 	watch *telemetry.Telemetry
-	log   *log
+	log   *testproc.Output
 	clock atomic.Int64 // how far ahead
 }
 
 func observe(t *testing.T, dir string, traces trace.TracerProvider) *observed {
 	t.Helper()
-	o := &observed{t: t, log: &log{}}
+	o := &observed{t: t, log: &testproc.Output{}}
 	o.watch = telemetry.New(telemetry.Options{Version: "test", Revision: "abc", TracerProvider: traces, StoredMaxAge: 1})
 	n, err := node.Open(t.Context(), node.Options{
 		Stores: node.Stores{DataDir: dir}, Version: "test", Telemetry: o.watch,
@@ -438,7 +439,7 @@ func TestReadiness(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.readiness(true)
-	if text := o.log.text(); !strings.Contains(text, `"check":"blobstore","error":"`) || !strings.Contains(text, `"msg":"ready again","check":"metastore"`) {
+	if text := o.log.String(); !strings.Contains(text, `"check":"blobstore","error":"`) || !strings.Contains(text, `"msg":"ready again","check":"metastore"`) {
 		t.Errorf("the log does not say what happened:\n%s", text)
 	}
 
@@ -447,12 +448,6 @@ func TestReadiness(t *testing.T) {
 		t.Errorf("stopping: %s", got)
 	}
 	alive()
-}
-
-func (l *log) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.String()
 }
 
 // A call of the SDK and what the engine and the stores do for it are one trace.
@@ -570,7 +565,7 @@ func TestTraces(t *testing.T) {
 			}
 		}
 	}
-	if text := o.log.text(); !strings.Contains(text, `"trace_id":"`+root.SpanContext().TraceID().String()+`"`) {
+	if text := o.log.String(); !strings.Contains(text, `"trace_id":"`+root.SpanContext().TraceID().String()+`"`) {
 		t.Error("the log does not name the trace")
 	}
 }
@@ -632,7 +627,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 
 	_, _, metrics := o.send(http.MethodGet, "/metrics")
 	traces := fmt.Sprintf("%+v", spans.GetSpans())
-	text := o.log.text()
+	text := o.log.String()
 	for where, what := range map[string]string{"the log": text, "metrics": metrics, "traces": traces} {
 		for _, s := range []string{secret, signature, "tml-test"} {
 			if at := strings.Index(what, s); at >= 0 {

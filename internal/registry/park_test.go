@@ -292,7 +292,7 @@ func TestParkedModelIsTakenOnce(t *testing.T) {
 				}
 				select {
 				case <-both:
-				case <-time.After(10 * time.Second):
+				case <-time.After(time.Minute):
 					t.Error("one of them does not even try")
 				}
 			}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"github.com/tinkex/tinkex/internal/engine/cpu"
 	"github.com/tinkex/tinkex/internal/metastore"
 	"github.com/tinkex/tinkex/internal/registry"
+	"github.com/tinkex/tinkex/internal/testproc"
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
@@ -45,24 +45,6 @@ func (c *clock) advance(d time.Duration) {
 	c.mu.Unlock()
 }
 
-// buffer is a log that a test reads while the server writes.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // fixture is a server on a registry whose stores are in memory.
 type fixture struct {
 	*Server
@@ -73,7 +55,7 @@ type fixture struct {
 	instead atomic.Pointer[Server]
 	meta    metastore.Store
 	clock   *clock
-	log     *buffer
+	log     *testproc.Output
 
 	session string
 	model   string
@@ -93,7 +75,7 @@ func newFixture(t *testing.T) *fixture {
 // shared with others.
 func newFixtureOn(t *testing.T, meta metastore.Store, blobs blobstore.Store, shared bool) *fixture {
 	t.Helper()
-	f := &fixture{t: t, clock: &clock{at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, log: &buffer{}, meta: meta}
+	f := &fixture{t: t, clock: &clock{at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, log: &testproc.Output{}, meta: meta}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
 	eng, err := cpu.New(cpu.Options{})
 	if err != nil {

@@ -190,10 +190,10 @@ func TestTimelineWithoutSomeServers(t *testing.T) {
 		}
 	}
 
-	a.patience, b.patience = time.Second, time.Second
+	a.patience, b.patience = 3*time.Second, 3*time.Second
 	began := time.Now()
 	got := a.timeline(path)
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	if !slices.Equal(got, want) {

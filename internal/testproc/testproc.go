@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -30,14 +31,14 @@ func Missing(t testing.TB, what string, err error) {
 // Process is a server of a test's.
 type Process struct {
 	cmd  *exec.Cmd
-	out  output
+	out  Output
 	done chan struct{}
 }
 
 // Start runs a command. Where the system permits it, the process ends with
 // ours, however that ends.
 func Start(cmd *exec.Cmd) (*Process, error) {
-	p := &Process{cmd: cmd, done: make(chan struct{})}
+	p := &Process{cmd: cmd, out: Output{Keep: 64 << 10}, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.out
 	endWithParent(cmd)
 	started := make(chan error)
@@ -59,7 +60,7 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 
 // Ready waits until check succeeds.
 func (p *Process) Ready(check func() error) error {
-	const limit = 30 * time.Second
+	const limit = 2 * time.Minute
 	var err error
 	for start := time.Now(); time.Since(start) < limit; time.Sleep(30 * time.Millisecond) {
 		if err = check(); err == nil {
@@ -86,32 +87,39 @@ func (p *Process) Stop() error {
 // Pid is the process's id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// output is what a process said last.
-type output struct {
+// Output is what is read while it is written: a log, or what a process says.
+type Output struct {
+	// Keep is how many of the last bytes are kept, or fewer; all if zero.
+	Keep int
+
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (o *output) Write(b []byte) (int, error) {
+func (o *Output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.buf.Len()+len(b) > 1<<16 {
+	if o.Keep > 0 && o.buf.Len()+len(b) > o.Keep {
 		o.buf.Reset()
 	}
 	return o.buf.Write(b)
 }
 
-func (o *output) String() string {
+func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.buf.String()
 }
 
-// FreePort is a TCP port of the loopback interface that nobody listens on.
+// FreePort is a TCP port of the loopback interface that nobody uses, and that no
+// system gives to whoever asks for just any: it is still free when a server
+// starts on it later, or again.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000)))
+		if err == nil {
+			return l.Addr().(*net.TCPAddr).Port, l.Close()
+		}
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	return 0, errors.New("no port of 15000 to 29999 is free")
 }

@@ -207,7 +207,7 @@ func TestRenewal(t *testing.T) {
 				return fmt.Sprintf("%s/%d", s.URL, len(calls)), nil
 			}}
 			opts := quick()
-			opts.Jobs, opts.Retries, opts.StallTimeout = jobs, -1, time.Minute
+			opts.Jobs, opts.Retries = jobs, -1
 			got, err := readAll(t.Context(), client(t, opts), o, 0)
 			if err != nil || !bytes.Equal(got, big) {
 				t.Fatalf("%d bytes, %v", len(got), err)
@@ -243,7 +243,7 @@ func TestSlowUser(t *testing.T) {
 				h(w, r)
 			})
 			opts := quick()
-			opts.Jobs, opts.StallTimeout, opts.Retries = 1, 50*time.Millisecond, -1
+			opts.Jobs, opts.StallTimeout, opts.Retries = 1, time.Second, -1
 			r, err := client(t, opts).Open(t.Context(), fixedAt(s.URL), 0, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -259,7 +259,7 @@ func TestSlowUser(t *testing.T) {
 					t.Fatal(err)
 				}
 				got = append(got, b...)
-				time.Sleep(150 * time.Millisecond)
+				time.Sleep(opts.StallTimeout * 3 / 2)
 			}
 			if want := int64(map[string]int{"ranges": 4, "stream": 1}[name]); !bytes.Equal(got, some) || requests.Load() != want {
 				t.Errorf("%d bytes in %d requests, want %d", len(got), requests.Load(), want)
@@ -278,7 +278,7 @@ func TestManyReaders(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			opts := quick()
-			opts.Jobs, opts.StallTimeout = jobs, time.Minute
+			opts.Jobs = jobs
 			c := client(t, opts)
 			buffers := cap(c.window)
 			var all sync.WaitGroup
