@@ -117,7 +117,7 @@ func Main(args []string, env Env) int {
 	env.Context, env.Stdout = ctx, dataWriter{env.Stdout}
 	a := &app{Env: env, args: args, resolved: map[string]string{}}
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // of nil it would make the process's own
 	err := root.ExecuteContext(context.WithValue(ctx, resolvedKey{}, a.resolved))
 	code := exitCode(ctx, err)
 	if a.endTracing != nil {

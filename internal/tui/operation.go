@@ -81,8 +81,9 @@ func (m *Model) start(o *operation) tea.Cmd {
 	// It does not depend on the command being run, so that stop may wait for it.
 	result := make(chan outcome, 1)
 	go func() {
-		defer close(o.ended)
-		result <- o.work(ctx, o)
+		out := o.work(ctx, o)
+		close(o.ended) // before anybody hears of it
+		result <- out
 	}()
 	return tea.Batch(tick(o), func() tea.Msg { return opMsg{o, <-result} })
 }
