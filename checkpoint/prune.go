@@ -1,10 +1,12 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -18,11 +20,17 @@ import (
 // ErrKeepsNothing: the policy would delete everything that was selected.
 var ErrKeepsNothing = errors.New("the policy keeps nothing of what was selected")
 
-// PruneClient is what Prune needs of a *tinkex.RestClient.
+// PruneClient is what Prune needs of a *tinkex.RestClient. One that is a
+// UsageClient as well lets it count what other runs share.
 type PruneClient interface {
 	ListClient
 	ManifestClient
 	DeleteClient
+}
+
+// UsageClient tells what checkpoints take.
+type UsageClient interface {
+	Usage(ctx context.Context, by tinkex.UsageBy, opts tinkex.ListOptions) (tinkex.Usage, error)
 }
 
 // PruneOptions configures Prune. The zero value applies the policy to all of
@@ -62,9 +70,11 @@ type Pruned struct {
 // Freed is how many bytes a deletion frees.
 type Freed struct {
 	Bytes int64 `json:"bytes"`
-	// Exact says that files which other checkpoints of the same runs keep are
-	// not counted, and shared ones once. Otherwise the server does not tell
-	// what is shared, or not of all of them, and Bytes is an upper bound.
+	// Exact says that files which others of the caller's checkpoints keep are
+	// not counted, and shared ones once; what runs share with each other is
+	// left out of account if it is less than a hundredth. Otherwise the server
+	// does not tell what is shared, or not of all of them, and Bytes is an upper
+	// bound.
 	Exact bool `json:"exact"`
 	// Unknown is how many checkpoints are not counted, because the server
 	// tells no size.
@@ -104,7 +114,7 @@ func Prune(ctx context.Context, client PruneClient, policy Policy, opts PruneOpt
 	for _, k := range out.Keep {
 		others = append(others, k.Checkpoint)
 	}
-	out.Freed, err = Measure(ctx, client, out.Remove, sameRuns(others, out.Remove), opts.Measured)
+	out.Freed, err = measureAmong(ctx, client, opts, out.Remove, others)
 	if err != nil || opts.DryRun || len(out.Remove) == 0 {
 		return out, err
 	}
@@ -123,16 +133,83 @@ func Prune(ctx context.Context, client PruneClient, policy Policy, opts PruneOpt
 	return out, err
 }
 
-// sameRuns returns the checkpoints of a list that are of the same runs as some
-// others. Those share files; asking about all there are would cost more than
-// deleting a few does.
-func sameRuns(list, as []tinkex.Checkpoint) []tinkex.Checkpoint {
-	runs := map[string]bool{}
-	for _, c := range as {
-		runs[runOf(c)] = true
+// measureAmong measures what removing some checkpoints frees while others, as
+// far as they were listed, are kept. Those of the same runs are asked what they
+// share, and those of other runs if the server says that these share anything
+// that matters: asking all there are would cost more than deleting a few does.
+func measureAmong(ctx context.Context, client PruneClient, opts PruneOptions, remove, others []tinkex.Checkpoint) (Freed, error) {
+	affected := map[string]bool{}
+	for _, c := range remove {
+		affected[runOf(c)] = true
 	}
-	return slices.DeleteFunc(list, func(c tinkex.Checkpoint) bool { return !runs[runOf(c)] })
+	sharing, sharingErr := sharingRuns(ctx, client, remove, affected)
+	var keep []tinkex.Checkpoint
+	for _, c := range others {
+		if run := runOf(c); affected[run] || sharing[run] {
+			keep = append(keep, c)
+		}
+	}
+	if opts.Selection.RunID != "" { // no other run was listed
+		for run := range sharing {
+			list, err := client.ListRunCheckpoints(ctx, run)
+			if err != nil && !errors.Is(err, tinkex.ErrNotFound) {
+				sharingErr = err
+			}
+			keep = append(keep, list.Checkpoints...)
+		}
+	}
+	f, err := Measure(ctx, client, remove, keep, opts.Measured)
+	f.Exact = f.Exact && sharingErr == nil
+	return f, err
 }
+
+// sharingRuns returns runs other than the affected ones with which those may
+// share files, if together that is more than a hundredth of what is removed.
+func sharingRuns(ctx context.Context, client PruneClient, remove []tinkex.Checkpoint, affected map[string]bool) (map[string]bool, error) {
+	usage, ok := client.(UsageClient)
+	if !ok || len(remove) == 0 {
+		return nil, nil
+	}
+	shared := map[string]int64{} // with any other run
+	for offset := 0; ; {
+		u, err := usage.Usage(ctx, tinkex.UsageByRun, tinkex.ListOptions{Limit: usagePage, Offset: offset})
+		if errors.Is(err, tinkex.ErrNotFound) {
+			return nil, nil // a server that has none has no manifests either
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range u.Groups {
+			shared[g.Name] = g.PhysicalBytes - g.ExclusiveBytes
+		}
+		offset += len(u.Groups)
+		if len(u.Groups) == 0 || offset >= u.Cursor.TotalCount {
+			break
+		}
+	}
+	negligible := upperBound(remove).Bytes / 100
+	var here int64
+	for run := range affected {
+		here += shared[run]
+		delete(shared, run)
+	}
+	if here <= negligible {
+		return nil, nil
+	}
+	runs := slices.SortedFunc(maps.Keys(shared), func(a, b string) int { return cmp.Compare(shared[a], shared[b]) })
+	for len(runs) > 0 && shared[runs[0]] <= negligible {
+		negligible -= shared[runs[0]]
+		runs = runs[1:]
+	}
+	out := map[string]bool{}
+	for _, run := range runs {
+		out[run] = true
+	}
+	return out, nil
+}
+
+// usagePage is how many runs are asked for at once.
+const usagePage = 10_000
 
 func runOf(c tinkex.Checkpoint) string {
 	run, _, _ := strings.Cut(strings.TrimPrefix(c.TinkerPath, tinkex.Scheme), "/")

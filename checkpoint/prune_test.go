@@ -135,6 +135,46 @@ func TestPruneMeasuresTheRunsConcerned(t *testing.T) {
 	}
 }
 
+// What runs share with each other is not freed by pruning one of them: what a
+// dry run says is what the server has less afterwards.
+func TestPruneMeasuresWhatOtherRunsShare(t *testing.T) {
+	for name, among := range map[string]checkpoint.Selection{"all": {}, "one run": {RunID: "a:train:0"}} {
+		t.Run(name, func(t *testing.T) {
+			server := tinkextest.NewServer(t)
+			client := server.RestClient(t)
+			physical := func() int64 {
+				t.Helper()
+				u, err := client.Usage(t.Context(), tinkex.UsageByRun, tinkex.ListOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return u.Total.PhysicalBytes
+			}
+			run := server.SeedRun(t, tinkextest.Run{ID: "a:train:0"})
+			var paths []tinkex.TinkerPath
+			for _, n := range []string{"1", "2", "3"} {
+				paths = append(paths, server.SeedCheckpoint(t, tinkextest.Checkpoint{RunID: run, Name: n, SizeBytes: 100_000}))
+			}
+			if _, err := client.CopyCheckpoint(t.Context(), paths[0], tinkex.CopyOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			opts := checkpoint.PruneOptions{Selection: among, DryRun: true}
+			dry, err := checkpoint.Prune(t.Context(), client, checkpoint.Policy{KeepLast: 1}, opts)
+			if err != nil || len(dry.Remove) != 2 {
+				t.Fatalf("%+v, %v", dry, err)
+			}
+			before := physical()
+			opts.DryRun = false
+			if _, err := checkpoint.Prune(t.Context(), client, checkpoint.Policy{KeepLast: 1}, opts); err != nil {
+				t.Fatal(err)
+			}
+			if freed := before - physical(); dry.Freed != (checkpoint.Freed{Bytes: freed, Exact: true}) || freed < 90_000 || freed > 110_000 {
+				t.Errorf("%+v was to be freed, %d bytes were", dry.Freed, freed)
+			}
+		})
+	}
+}
+
 // manifests is a ManifestClient; each checkpoint's files, as "digest:size".
 type manifests map[string]string
 

@@ -47,8 +47,8 @@ Days and weeks (from Monday) are UTC's. Pruning again with the same rules delete
 only what has become old since or is new, so it may be run daily.
 ` + selectionHelp + `
 --dry-run prints what would be done with each checkpoint and why, and deletes nothing.
-The bytes freed leave out files that remaining checkpoints of the same runs share, if
-the server tells; otherwise they are an upper bound, and said to be.
+The bytes freed leave out files that others of your checkpoints share, if the server
+tells; otherwise they are an upper bound, and said to be.
 
 With -f json the answer is {"dry_run", "keep": [{..., "reasons": [...]}], "remove":
 [...], "freed": {"bytes", "exact", "unknown"}, "deleted": [paths], "already_gone":
