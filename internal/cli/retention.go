@@ -306,16 +306,40 @@ policy would not be applied and is empty if it would.
 	return cmd
 }
 
+// allBut lists the caller's other checkpoints, those of types that the policy
+// does not apply to among them: they share files too.
+func allBut(ctx context.Context, client *tinkex.RestClient, removed []tinkex.Checkpoint) ([]tinkex.Checkpoint, error) {
+	if len(removed) == 0 {
+		return nil, nil
+	}
+	goes := map[string]bool{}
+	for _, c := range removed {
+		goes[c.TinkerPath] = true
+	}
+	var others []tinkex.Checkpoint
+	for c, err := range client.AllCheckpoints(ctx, tinkex.PageOptions{PageSize: onePage}) {
+		if err != nil {
+			return nil, err
+		}
+		if !goes[c.TinkerPath] {
+			others = append(others, c)
+		}
+	}
+	return others, nil
+}
+
 func (a *app) retentionPreview(ctx context.Context, client *tinkex.RestClient, p *tinkex.RetentionPolicy) error {
 	plan, err := client.PreviewRetention(ctx, p)
 	if err != nil {
 		return err
 	}
 	out := checkpoint.Pruned{Plan: checkpoint.Plan{Remove: plan.Remove}}
-	kept := make([]tinkex.Checkpoint, len(plan.Keep))
-	for i, k := range plan.Keep {
+	for _, k := range plan.Keep {
 		out.Keep = append(out.Keep, checkpoint.Kept{Checkpoint: k.Checkpoint, Reasons: k.Reasons})
-		kept[i] = k.Checkpoint
+	}
+	kept, err := allBut(ctx, client, plan.Remove)
+	if err != nil {
+		return err
 	}
 	bars := &pruneBars{a: a, ctx: ctx}
 	out.Freed, err = checkpoint.Measure(ctx, client, plan.Remove, kept, bars.measured)

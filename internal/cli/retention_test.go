@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tinkex/tinkex"
+	"github.com/tinkex/tinkex/checkpoint"
 	"github.com/tinkex/tinkex/tinkextest"
 )
 
@@ -46,6 +48,27 @@ func TestRetentionCommands(t *testing.T) {
 	}
 	run(t, "retention", "unset").want(t, exitDone, nil, []string{"is removed"})
 	run(t, "retention", "show").want(t, exitNotFound, nil, none)
+}
+
+// What the policy does not apply to holds on to its files as well.
+func TestRetentionPreviewMeasuresAllTypes(t *testing.T) {
+	srv := tinkextest.NewServer(t)
+	t.Setenv("TINKER_BASE_URL", srv.URL)
+	t.Setenv("TINKER_API_KEY", tinkextest.Key)
+	id := srv.SeedRun(t, tinkextest.Run{})
+	shared := []byte(strings.Repeat("x", 1000))
+	for _, c := range []tinkextest.Checkpoint{
+		{Name: "1", Files: map[string][]byte{"adapter_model.safetensors": shared, "optimizer_state.safetensors": []byte(strings.Repeat("o", 500))}},
+		{Name: "1", Type: tinkex.Sampler, Files: map[string][]byte{"adapter_model.safetensors": shared}},
+		{Name: "2", Files: map[string][]byte{"adapter_model.safetensors": []byte("another")}},
+	} {
+		c.RunID = id
+		srv.SeedCheckpoint(t, c)
+	}
+	plan := decode[retentionPlanJSON](t, run(t, "-f", "json", "retention", "preview", "--keep-last", "1", "--type", "weights"))
+	if want := (checkpoint.Freed{Bytes: 500, Exact: true}); len(plan.Remove) != 1 || plan.Freed != want {
+		t.Errorf("%+v would be freed, want %+v", plan.Freed, want)
+	}
 }
 
 func TestRetentionUsage(t *testing.T) {
