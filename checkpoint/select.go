@@ -32,8 +32,9 @@ type Selection struct {
 	// Name is a pattern as path.Match takes it, for the name or, if it contains
 	// a slash, for the id ("weights/step-*").
 	Name string
-	// BaseModel is a pattern as path.Match takes it. On servers whose lists do
-	// not tell the base model, the checkpoint's run is asked.
+	// BaseModel is a pattern as path.Match takes it, but that * and ? stand for
+	// slashes too: "*Qwen3*" is "Qwen/Qwen3-8B". On servers whose lists do not
+	// tell the base model, the checkpoint's run is asked.
 	BaseModel string
 	// Metadata are values of the user metadata that a checkpoint has to have.
 	Metadata map[string]string
@@ -75,7 +76,7 @@ func (s Selection) Match(c tinkex.Checkpoint) bool {
 		s.MaxSize > 0 && *c.SizeBytes > s.MaxSize,
 		s.Public != nil && c.Public != *s.Public,
 		!s.ExpiresBefore.IsZero() && (c.ExpiresAt == nil || !c.ExpiresAt.Before(s.ExpiresBefore)),
-		s.BaseModel != "" && !glob(s.BaseModel, c.BaseModel):
+		s.BaseModel != "" && !glob(noSlashes.Replace(s.BaseModel), noSlashes.Replace(c.BaseModel)):
 		return false
 	}
 	for k, v := range s.Metadata {
@@ -101,6 +102,9 @@ func glob(pattern, name string) bool {
 	ok, err := path.Match(pattern, name)
 	return ok && err == nil
 }
+
+// noSlashes makes slashes characters like any other for path.Match.
+var noSlashes = strings.NewReplacer("/", "\x00")
 
 // ListClient is what selecting needs of a *tinkex.RestClient.
 type ListClient interface {
