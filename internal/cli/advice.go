@@ -130,9 +130,11 @@ func (a *app) networkHint(err error) string {
 	case errors.As(err, &op) && op.Op == "proxyconnect":
 		return "The connection goes through a proxy, which HTTPS_PROXY or HTTP_PROXY names. Correct it, or list the server's host in NO_PROXY."
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Sprintf("No host is called %s here. Check the base URL's spelling, and the network or VPN that knows the name.", a.printable(dns.Name))
+		return fmt.Sprintf("No host is called %s here. Check the URL's spelling, and the network or VPN that knows the name.", a.printable(dns.Name))
 	case errors.As(err, &dns):
 		return "The name server gave no answer. Check the network connection."
+	case isOneOf(err, errnoRefused) && !errors.As(err, &e): // a bucket's server, or a database's
+		return "Nothing listens there. Check that the server runs, and its host and port."
 	case isOneOf(err, errnoRefused):
 		if u, perr := url.Parse(a.conn.baseURL.value); perr == nil && isLoopback(u.Hostname()) {
 			return fmt.Sprintf("Nothing listens there. 'tinkex serve --addr %s' starts a server.", u.Host)

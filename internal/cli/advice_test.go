@@ -39,6 +39,7 @@ func TestHints(t *testing.T) {
 		want string
 	}{
 		"refused here":    {dial(errnoRefused[0]), "tinkex serve --addr 127.0.0.1:9"},
+		"bucket refused":  {&net.OpError{Op: "dial", Err: errnoRefused[0]}, "its host and port"},
 		"unreachable":     {dial(errnoUnreachable[0]), "VPN"},
 		"no such host":    {dial(&net.DNSError{Err: "no such host", Name: "labb", IsNotFound: true}), "No host is called labb"},
 		"no name server":  {dial(&net.DNSError{Err: "server misbehaving", Name: "lab", IsTemporary: true}), "The name server gave no answer"},

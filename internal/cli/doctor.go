@@ -313,7 +313,7 @@ func (a *app) serverFinding(ctx context.Context, c connection) (finding, *answer
 	name := fmt.Sprintf("%s (from %s)", c.baseURL.value, c.baseURL.from)
 	answer, err := a.probe(ctx, c, wire.APIPrefix+"/healthz")
 	if err != nil {
-		return finding{"server", findFailed, name + " does not answer: " + err.Error(), a.hint(err)}, nil
+		return finding{"server", findFailed, name + " does not answer: " + err.Error(), a.hint(&tinkex.Error{Op: "ask the server", Err: err})}, nil
 	}
 	f := finding{"server", findOK, fmt.Sprintf("%s answered in %v", name, answer.within.Round(time.Millisecond)), ""}
 	switch {
