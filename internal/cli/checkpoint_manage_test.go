@@ -279,6 +279,24 @@ func TestBulkDelete(t *testing.T) {
 	run(t, "checkpoint", "delete", "--all-runs", "--name", "step-[34]", "-y").want(t, exitNotFound, nil, []string{"not now", "Deleted 0 of 2 checkpoints; 2 failed."})
 }
 
+// What was given up is counted, not listed: it would hide why.
+func TestBulkDeleteThatIsGivenUp(t *testing.T) {
+	srv := seeded(t, 200)
+	through(t, srv, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodDelete {
+			return false
+		}
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"detail": "not now"}`)
+		return true
+	})
+	r := run(t, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitNotFound, nil, []string{"not now (HTTP 403", "Deleted 0 of 200 checkpoints; 200 failed."})
+	tried := strings.Count(r.stderr, "not now")
+	if want := fmt.Sprintf("tinkex: %d more were not tried, because too many others had failed\n", 200-tried); !strings.Contains(r.stderr, want) || tried == 200 {
+		t.Errorf("%d were tried:\n%s", tried, r.stderr)
+	}
+}
+
 func TestInterruptedDeleteSaysHowToGoOn(t *testing.T) {
 	srv := seeded(t, 80)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -290,7 +308,7 @@ func TestInterruptedDeleteSaysHowToGoOn(t *testing.T) {
 		return false
 	})
 	tinkexWith(t, Env{Context: ctx}, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitInterrupted, nil,
-		[]string{" of 80 checkpoints", "not come to.\nTo go on, run the same command again:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
+		[]string{" of 80 checkpoints", " left.\nTo go on, run the same command again:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
 	run(t, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitDone, nil, []string{"Deleted"})
 	run(t, "checkpoint", "list").want(t, exitDone, nil, []string{"No checkpoints."})
 }

@@ -131,11 +131,19 @@ func (a *app) printError(ctx context.Context, err error) {
 // once, however many it is about.
 func (a *app) printErrors(errs []error) {
 	var hints []string
+	notTried := 0
 	for _, err := range errs {
+		if errors.Is(err, checkpoint.ErrNotTried) {
+			notTried++
+			continue
+		}
 		a.say("tinkex: %s", err)
 		if hint := a.hint(err); hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)
 		}
+	}
+	if notTried > 0 {
+		a.say("tinkex: %d more were not tried, because too many others had failed", notTried)
 	}
 	for _, hint := range hints {
 		a.say("%s", hint)
