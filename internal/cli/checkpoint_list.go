@@ -59,7 +59,11 @@ func (a *app) checkpointListCommand() *cobra.Command {
 With -f json the answer is {"run_id", "checkpoints": [...], "total_count",
 "matched_count", "listed_count", "listed_bytes"}: how many there are, how many the
 filters leave, and how many of what size are listed. It is written as the
-checkpoints come; if it does not end, the command failed. --paths prints nothing but
+checkpoints come; if it does not end, the command failed. Each checkpoint is
+{"checkpoint_id": "weights/NAME", "checkpoint_type": "training", "sampler" or
+"external", "time", "tinker_path", "size_bytes", "public", "user_metadata",
+"expires_at", "base_model"}. Times are RFC 3339 in UTC; what there is none of, or the
+server does not tell, is left out. --paths prints nothing but
 paths, one a line, for 'tinkex checkpoint delete -'.
 ` + exitStatusHelp,
 		Example: `  tinkex checkpoint list --limit 0

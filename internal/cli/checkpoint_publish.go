@@ -10,11 +10,15 @@ import (
 	"github.com/tinkex/tinkex"
 )
 
+const publicJSONHelp = `
+With -f json the answer is {"tinker_path", "public"}.
+`
+
 func (a *app) checkpointPublishCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "publish PATH",
 		Short: "Let everybody read a checkpoint",
-		Long:  "Let everybody who knows its path inspect, download and resume from a checkpoint.\n" + exitStatusHelp,
+		Long:  "Let everybody who knows its path inspect, download and resume from a checkpoint.\n" + publicJSONHelp + exitStatusHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.setPublic(cmd.Context(), args[0], true)
@@ -26,7 +30,7 @@ func (a *app) checkpointUnpublishCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "unpublish PATH",
 		Short: "Make a checkpoint private again",
-		Long:  "Make a published checkpoint private again.\n" + exitStatusHelp,
+		Long:  "Make a published checkpoint private again.\n" + publicJSONHelp + exitStatusHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.setPublic(cmd.Context(), args[0], false)

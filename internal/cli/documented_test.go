@@ -3,13 +3,72 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/tinkex/tinkex"
 )
+
+// A command's help names every member of what it prints with -f json, except
+// those that it says another command has as well.
+func TestJSONIsDocumented(t *testing.T) {
+	for name, form := range map[string]any{
+		"checkpoint list": checkpointListJSON{Checkpoints: []tinkex.Checkpoint{{}}}, "checkpoint delete": deletedJSON{},
+		"run list": struct {
+			Runs  []tinkex.TrainingRun `json:"training_runs"`
+			Total int                  `json:"total_count"`
+		}{},
+		"run info": tinkex.TrainingRun{}, "session info": tinkex.Session{}, "checkpoint mirror": mirrorJSON{},
+		"checkpoint restore": restoredJSON{}, "checkpoint push-hf": pushedHFJSON{}, "checkpoint export": exportedJSON{},
+		"retention set": retentionJSON{}, "profile use": profileJSON{}, "profile list": profileJSON{},
+		"checkpoint mirror verify": mirrorVerifiedJSON{},
+	} {
+		cmd, _, err := (&app{}).root().Find(strings.Fields(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, member := range membersOf(reflect.TypeOf(form)) {
+			if !strings.Contains(cmd.Long, `"`+member+`"`) {
+				t.Errorf("%s: its help says nothing of %q", name, member)
+			}
+		}
+	}
+	// These have no type of their own.
+	for name, want := range map[string]string{
+		"checkpoint publish": `{"tinker_path", "public"}`, "checkpoint unpublish": `{"tinker_path", "public"}`, "version": `{"version", "revision"`,
+		"serve": `{"url", "pid"}`, "key create": `{"id", "key", "owner"}`, "key list": `{"keys": [{"id", "name"`,
+	} {
+		if cmd, _, err := (&app{}).root().Find(strings.Fields(name)); err != nil || !strings.Contains(cmd.Long, want) {
+			t.Errorf("%s: its help lacks %s (%v)", name, want, err)
+		}
+	}
+}
+
+// membersOf are the names of a type's members in JSON, and of its elements'.
+// What the elements of members that are objects have is documented elsewhere.
+func membersOf(typ reflect.Type) (names []string) {
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "":
+			names = append(names, membersOf(f.Type)...)
+			continue
+		case name == "" || name == "-":
+			continue
+		}
+		names = append(names, name)
+		if f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct {
+			names = append(names, membersOf(f.Type.Elem())...)
+		}
+	}
+	return names
+}
 
 var (
 	fenced = regexp.MustCompile("(?s)```sh\n(.*?)```")

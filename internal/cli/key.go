@@ -60,6 +60,7 @@ From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
 	var name, owner string
 	create := &cobra.Command{
 		Use: "create", Short: "Create a key and print it, once", Args: cobra.NoArgs,
+		Long: "Create a key and print it, once: only its hash is kept.\n\nWith -f json the answer is {\"id\", \"key\", \"owner\"}.\n" + exitStatusHelp,
 		RunE: withMeta(func(ctx context.Context, meta metastore.Store, _ []string) error {
 			return a.createKey(ctx, meta, name, owner)
 		}),
@@ -69,6 +70,7 @@ From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
 	cmd.AddCommand(create,
 		&cobra.Command{
 			Use: "list", Short: "List the keys", Args: cobra.NoArgs,
+			Long: "List the keys, revoked ones too.\n\nWith -f json the answer is {\"keys\": [{\"id\", \"name\", \"owner\", \"created_at\",\n\"revoked_at\"}]}; name and revoked_at are left out if there are none.\n" + exitStatusHelp,
 			RunE: withMeta(func(ctx context.Context, meta metastore.Store, _ []string) error { return a.listKeys(ctx, meta) }),
 		},
 		&cobra.Command{

@@ -34,7 +34,7 @@ With -f json the answer is {"profiles": [{"name", "base_url", "key_in", "in_use"
 		},
 		&cobra.Command{
 			Use: "use NAME", Short: "Put a profile in use", Args: cobra.ExactArgs(1),
-			Long: "Put a profile in use, for every command that does not name another.\n" + exitStatusHelp,
+			Long: "Put a profile in use, for every command that does not name another.\n\nWith -f json the answer is {\"name\", \"base_url\", \"key_in\", \"in_use\"}.\n" + exitStatusHelp,
 			RunE: func(cmd *cobra.Command, args []string) error { return a.profileUse(cmd.Context(), args[0]) },
 		},
 		&cobra.Command{

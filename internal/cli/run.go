@@ -12,6 +12,13 @@ import (
 	"github.com/tinkex/tinkex"
 )
 
+const runJSONHelp = `
+A run is {"training_run_id", "base_model", "model_owner", "is_lora", "lora_rank",
+"corrupted", "last_request_time", "last_checkpoint", "last_sampler_checkpoint",
+"user_metadata", "resumed_from"}, with checkpoints as 'tinkex checkpoint list' has
+them; what there is none of, or the server does not tell, is left out.
+`
+
 func (a *app) runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "run",
@@ -26,7 +33,7 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `List your training runs, newest first.
 ` + watchHelp + `
 With -f json the answer is {"training_runs": [...], "total_count": N}.
-` + exitStatusHelp,
+` + runJSONHelp + exitStatusHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 || offset < 0 {
 				return usagef("--limit and --offset may not be negative; --limit 0 is all")
@@ -42,7 +49,10 @@ With -f json the answer is {"training_runs": [...], "total_count": N}.
 	watch.add(list)
 	info := &cobra.Command{
 		Use: "info ID|PATH", Short: "Show a training run, by its id or a checkpoint's path", Args: cobra.ExactArgs(1),
-		Long: "Show a training run, named by its id, by the path of one of its checkpoints, or latest.\n" + exitStatusHelp,
+		Long: `Show a training run, named by its id, by the path of one of its checkpoints, or latest.
+
+With -f json the answer is the run.
+` + runJSONHelp + exitStatusHelp,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runInfo(cmd.Context(), args[0]) },
 	}
 	cmd.AddCommand(list, info)

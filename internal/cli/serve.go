@@ -69,7 +69,8 @@ As long as no key was created (tinkex key create), the server listens on the
 loopback interface only and takes any key that starts with tml-; each key is an
 owner of its own.
 
-The server's URL is printed to standard output once it accepts connections.
+The server's URL is printed to standard output once it accepts connections, with
+-f json as {"url", "pid"}.
 /healthz says that it lives and /readyz that it can work. Prometheus finds
 /metrics on --metrics-addr; without it, on --addr if that is a loopback address,
 for requests from this machine. Traces go where OpenTelemetry's environment

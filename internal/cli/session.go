@@ -39,7 +39,11 @@ func (a *app) sessionCommand() *cobra.Command {
 	watch.add(list)
 	info := &cobra.Command{
 		Use: "info ID", Short: "Show what a session holds", Args: cobra.ExactArgs(1),
-		Long: "Show what a session holds; latest is the newest.\n" + exitStatusHelp,
+		Long: `Show what a session holds; latest is the newest.
+
+With -f json the answer is {"session_id", "training_run_ids", "sampler_ids",
+"user_metadata", "display_name"}; the last two are left out if there are none.
+` + exitStatusHelp,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.sessionInfo(cmd.Context(), args[0]) },
 	}
 	cmd.AddCommand(list, info)

@@ -13,6 +13,7 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
+		Long:  "Print the version.\n\nWith -f json the answer is {\"version\", \"revision\", \"go\", \"platform\"}; revision is\nleft out if the build did not record it.\n" + exitStatusHelp,
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := struct {
