@@ -272,7 +272,7 @@ func (w *mirroring) identify(ctx context.Context) error {
 		w.source.Owner = runs.TrainingRuns[0].ModelOwner
 	}
 	is, bound := w.to.Source()
-	if !bound || w.opts.Rebind || is.BaseURL == w.source.BaseURL && (is.Owner == w.source.Owner || w.source.Owner == "") {
+	if !bound || w.opts.Rebind || is == w.source {
 		return nil
 	}
 	return fmt.Errorf("%w: it holds checkpoints of %s, and you are %s", ErrOtherAccount, account(is), account(w.source))

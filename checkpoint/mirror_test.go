@@ -367,7 +367,9 @@ func TestMirrorBelongsToAnAccount(t *testing.T) {
 	if _, err := other.CreateLoRATrainingClient(t.Context(), tinkextest.BaseModel, tinkex.LoRAOptions{Rank: 4}); err != nil {
 		t.Fatal(err)
 	}
-	for name, c := range map[string]*tinkex.RestClient{"another key": other.RestClient(), "another server": elsewhere.rest} {
+	for name, c := range map[string]*tinkex.RestClient{
+		"another key": other.RestClient(), "another server": elsewhere.rest, "a key without runs": client(t, m.srv, "tml-empty").RestClient(),
+	} {
 		_, err := checkpoint.Mirror(t.Context(), c, to, checkpoint.MirrorOptions{})
 		if !errors.Is(err, checkpoint.ErrOtherAccount) || !strings.Contains(err.Error(), m.srv.URL) {
 			t.Errorf("%s: %v", name, err)
