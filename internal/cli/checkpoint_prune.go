@@ -123,6 +123,8 @@ func (f *pruneFlags) parsePolicy(cmd *cobra.Command) error {
 		return usagef("say what to keep: --keep-last N, --keep-every N, --keep-within AGE, --keep-daily N or --keep-weekly N; to delete everything, see 'tinkex checkpoint delete --run'")
 	case f.policy.IncludePublic && f.private:
 		return usagef("--include-public and --private contradict each other: no public checkpoint is selected")
+	case f.public && !f.policy.IncludePublic:
+		return usagef("--public selects what is kept, because it is public; use --include-public to let it go")
 	}
 	return nil
 }

@@ -99,6 +99,7 @@ func TestSelectingWronglyIsWrongUsage(t *testing.T) {
 		`--keep-within: "3"`:                  {"prune", "--keep-within", "3"},
 		"no time at all":                      {"prune", "--keep-within", "0d"},
 		"--include-public and --private":      {"prune", "--keep-last", "1", "--include-public", "--private"},
+		"use --include-public to let it go":   {"prune", "--keep-last", "1", "--public"},
 		"either --run or --all-runs":          {"delete", "--run", "a", "--all-runs", "--before", "1d"},
 		"not both":                            {"delete", p, "--all-runs"},
 		"delete every checkpoint you have":    {"delete", "--all-runs", "-y"},
