@@ -167,6 +167,8 @@ func (a *app) statusHint(err error) string {
 	var e *tinkex.Error
 	answered := errors.As(err, &e)
 	switch {
+	case answered && strings.Contains(e.Message, "extension of tinkex serve"):
+		return "A server of your own has it: 'tinkex serve' starts one, and --base-url or 'tinkex login' goes to it."
 	case answered && strings.Contains(e.Message, "web page"):
 		return fmt.Sprintf("That is not a Tinker server's answer. Check the base URL, %s, and any proxy in between.", a.conn.baseURL.value)
 	case errors.Is(err, tinkex.ErrNotFound):

@@ -55,6 +55,7 @@ func TestHints(t *testing.T) {
 		"no TLS either":   {&tinkex.Error{Err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}}, "http://"},
 		"TLS":             {answer(400, "Client sent an HTTP request to an HTTPS server."), "https://"},
 		"unauthorized":    {answer(401, "no"), "does not accept the key from TINKER_API_KEY"},
+		"extension":       {answer(404, "does not offer imports: they are an extension of tinkex serve"), "A server of your own has it"},
 		"forbidden":       {answer(403, "no"), "tinkex profile show"},
 		"not found":       {answer(404, "no"), "tinkex checkpoint list"},
 		"web page":        {answer(404, "not found (a web page, perhaps a proxy's, instead of the server's answer)"), "Check the base URL, http://127.0.0.1:9"},
