@@ -91,6 +91,16 @@ func (f *selectFlags) parse(now time.Time) error {
 	if s.After, err = parseTime("--after", f.after, now); err != nil {
 		return err
 	}
+	// The zero time is no bound, and would select everything. Programs print it
+	// for a time that was not set.
+	for _, bound := range []struct {
+		flag, given string
+		at          time.Time
+	}{{"before", f.before, s.Before}, {"after", f.after, s.After}} {
+		if bound.given != "" && bound.at.IsZero() {
+			return usagef("--%s: %q is no time at all; give one, or leave it out to select all", bound.flag, bound.given)
+		}
+	}
 	if !s.Before.IsZero() && !s.After.IsZero() && !s.After.Before(s.Before) {
 		return usagef("--after %s and --before %s contradict each other: nothing was saved after %s and before %s",
 			f.after, f.before, s.After.UTC().Format(time.RFC3339), s.Before.UTC().Format(time.RFC3339))
