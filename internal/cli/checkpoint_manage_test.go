@@ -112,6 +112,9 @@ func TestListFiltersAndSorts(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]int{
+		"--public=false":                 2,
+		"--private=false":                1,
+		"--public --private=false":       1,
 		"--base-model tinkex/*":          3,
 		"--base-model Qwen/*":            0,
 		"--metadata note=step-9":         1,

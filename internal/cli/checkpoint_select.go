@@ -70,7 +70,7 @@ func (f *selectFlags) parse(now time.Time) error {
 	switch {
 	case f.run != "" && f.runID != "" && f.run != f.runID:
 		return usagef("--run %s and --run-id %s are two names of one option; give one", f.run, f.runID)
-	case f.public && f.private:
+	case f.set.Changed("public") && f.set.Changed("private") && f.public == f.private:
 		return usagef("--public and --private contradict each other; without either both are selected")
 	}
 	s.RunID = f.run + f.runID
@@ -114,8 +114,12 @@ func (f *selectFlags) parse(now time.Time) error {
 	if f.maxSize != "" && s.MinSize > s.MaxSize {
 		return usagef("--min-size %s and --max-size %s contradict each other", f.minSize, f.maxSize)
 	}
-	if f.public || f.private {
+	switch { // --public=false is --private
+	case f.set.Changed("public"):
 		s.Public = &f.public
+	case f.set.Changed("private"):
+		public := !f.private
+		s.Public = &public
 	}
 	if f.expiring != "" {
 		within, err := parseAge("--expiring", f.expiring)

@@ -98,6 +98,7 @@ func TestSelectingWronglyIsWrongUsage(t *testing.T) {
 		"--keep-daily: -2":                    {"prune", "--keep-daily", "-2"},
 		`--keep-within: "3"`:                  {"prune", "--keep-within", "3"},
 		"no time at all":                      {"prune", "--keep-within", "0d"},
+		"--public and --private contradict e": {"delete", "--run", "a", "--public=false", "--private=false", "-y"},
 		"--include-public and --private":      {"prune", "--keep-last", "1", "--include-public", "--private"},
 		`--before: "0001-01-01T00:00:00Z" is`: {"delete", "--run", "a", "--before", "0001-01-01T00:00:00Z", "-y"},
 		`--before: " " is no time at all`:     {"delete", "--run", "a", "--before", " ", "-y"},

@@ -168,6 +168,9 @@ func (f *retentionFlags) parse(cmd *cobra.Command) (p tinkex.RetentionPolicy, gi
 	if cmd.Flags().Changed("time-zone") && strings.TrimSpace(f.zone) == "" {
 		return p, given, usagef("--time-zone: it is empty: expected one such as Europe/Berlin")
 	}
+	if cmd.Flags().Changed("type") && len(f.types) == 0 {
+		return p, given, usagef("--type is empty; give it a value, or leave it out to select all")
+	}
 	for _, s := range f.types {
 		t, err := tinkex.ParseCheckpointType(s)
 		switch {

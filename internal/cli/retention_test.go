@@ -84,6 +84,7 @@ func TestRetentionUsage(t *testing.T) {
 		"set --keep-last 1 --type x":               `--type: "x" is no type`,
 		"set --keep-last 1 --type weights,weights": "is there twice",
 		"set --keep-daily 1 --time-zone=":          "--time-zone",
+		"set --keep-last 1 --type= -y":             "--type is empty",
 		"set x":                                    "unexpected argument",
 		"set --keeplast 1":                         "did you mean --keep-last?",
 		"show x":                                   "unexpected argument",
