@@ -164,13 +164,15 @@ func measureAmong(ctx context.Context, client PruneClient, opts PruneOptions, re
 }
 
 // sharingRuns returns runs other than the affected ones with which those may
-// share files, if together that is more than a hundredth of what is removed.
+// share files, if together that is more than a hundredth of what is removed, or
+// of what they store.
 func sharingRuns(ctx context.Context, client PruneClient, remove []tinkex.Checkpoint, affected map[string]bool) (map[string]bool, error) {
 	usage, ok := client.(UsageClient)
 	if !ok || len(remove) == 0 {
 		return nil, nil
 	}
 	shared := map[string]int64{} // with any other run
+	var stored int64             // of the affected runs
 	for offset := 0; ; {
 		u, err := usage.Usage(ctx, tinkex.UsageByRun, tinkex.ListOptions{Limit: usagePage, Offset: offset})
 		if errors.Is(err, tinkex.ErrNotFound) {
@@ -181,13 +183,16 @@ func sharingRuns(ctx context.Context, client PruneClient, remove []tinkex.Checkp
 		}
 		for _, g := range u.Groups {
 			shared[g.Name] = g.PhysicalBytes - g.ExclusiveBytes
+			if affected[g.Name] {
+				stored += g.PhysicalBytes
+			}
 		}
 		offset += len(u.Groups)
 		if len(u.Groups) == 0 || offset >= u.Cursor.TotalCount {
 			break
 		}
 	}
-	negligible := upperBound(remove).Bytes / 100
+	negligible := min(upperBound(remove).Bytes, stored) / 100
 	var here int64
 	for run := range affected {
 		here += shared[run]

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -173,6 +175,46 @@ func TestPruneMeasuresWhatOtherRunsShare(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Runs that share nothing that matters are not asked, and those that do are,
+// however little is stored of what is removed.
+func TestPruneAsksTheRunsThatShare(t *testing.T) {
+	client := struct {
+		*lists
+		manifests
+		deleter
+		usage
+	}{
+		&lists{list: []tinkex.Checkpoint{
+			described("a", "1", 2), described("a", "2", 1), described("copy", "copied", 0), described("b", "other", 0),
+		}},
+		manifests{"1": "a:1 b:1", "2": "a:1", "copied": "b:1"}, // none for other
+		nil,
+		usage{"a": {PhysicalBytes: 2, ExclusiveBytes: 1}, "copy": {PhysicalBytes: 1}, "b": {PhysicalBytes: 100, ExclusiveBytes: 100}},
+	}
+	for _, among := range []checkpoint.Selection{{}, {RunID: "a"}} {
+		p, err := checkpoint.Prune(t.Context(), client, checkpoint.Policy{KeepLast: 1}, checkpoint.PruneOptions{Selection: among, DryRun: true})
+		if want := (checkpoint.Freed{Exact: true}); err != nil || p.Freed != want || len(p.Remove) != 1 {
+			t.Errorf("%+v, %v; want %+v freed", p, err, want)
+		}
+	}
+	client.usage = nil
+	p, err := checkpoint.Prune(t.Context(), client, checkpoint.Policy{KeepLast: 1}, checkpoint.PruneOptions{DryRun: true})
+	if want := (checkpoint.Freed{Bytes: 1}); err != nil || p.Freed != want {
+		t.Errorf("the server does not say what runs share: %+v, %v; want %+v freed", p, err, want)
+	}
+}
+
+// usage is a UsageClient of one run a page; a nil one fails.
+type usage map[string]tinkex.Space
+
+func (u usage) Usage(_ context.Context, _ tinkex.UsageBy, opts tinkex.ListOptions) (tinkex.Usage, error) {
+	if u == nil {
+		return tinkex.Usage{}, errors.New("no")
+	}
+	name := slices.Sorted(maps.Keys(u))[opts.Offset]
+	return tinkex.Usage{Groups: []tinkex.UsageGroup{{Name: name, Space: u[name]}}, Cursor: tinkex.Cursor{TotalCount: len(u)}}, nil
 }
 
 // manifests is a ManifestClient; each checkpoint's files, as "digest:size".
