@@ -33,8 +33,8 @@ the command line, and counts as done otherwise. To keep some of a run's checkpoi
 by rules, see 'tinkex checkpoint prune'.
 ` + latestHelp + selectionHelp + `
 With -f json the answer is {"deleted": [paths], "already_gone": [paths],
-"failed": [{"tinker_path", "error"}], "left": [paths]}; left is there if it was
-interrupted.
+"failed": [{"tinker_path", "error"}]}, and after an interruption "left": [paths] that
+were not come to, or are not known to be deleted.
 ` + exitStatusHelp,
 		Example: `  tinkex checkpoint delete tinker://RUN/weights/0001 tinker://RUN/weights/0002
   tinkex checkpoint delete --run RUN --type weights --before 2026-06-01 -y

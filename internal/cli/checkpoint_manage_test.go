@@ -311,7 +311,7 @@ func TestInterruptedDeleteSaysHowToGoOn(t *testing.T) {
 		return false
 	})
 	tinkexWith(t, Env{Context: ctx}, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitInterrupted, nil,
-		[]string{" of 80 checkpoints", " left.\nTo go on, run the same command again:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
+		[]string{" of 80 checkpoints", "not come to, or not known to be done.\nTo go on, run the same command again:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
 	run(t, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitDone, nil, []string{"Deleted"})
 	run(t, "checkpoint", "list").want(t, exitDone, nil, []string{"No checkpoints."})
 }

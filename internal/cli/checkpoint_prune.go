@@ -52,9 +52,9 @@ tells; otherwise they are an upper bound, and said to be.
 
 With -f json the answer is {"dry_run", "keep": [{..., "reasons": [...]}], "remove":
 [...], "freed": {"bytes", "exact", "unknown"}, "deleted": [paths], "already_gone":
-[paths], "failed": [{"tinker_path", "error"}], "left": [paths]}, where keep and
-remove are the plan, with the members of 'tinkex checkpoint list'; left is there if it
-was interrupted.
+[paths], "failed": [{"tinker_path", "error"}]}, where keep and remove are the plan,
+with the members of 'tinkex checkpoint list', and after an interruption "left": [paths]
+that were not come to, or are not known to be deleted.
 ` + exitStatusHelp,
 		Example: `  tinkex checkpoint prune --keep-last 3 --dry-run
   tinkex checkpoint prune --run latest --keep-last 2 --keep-every 1000

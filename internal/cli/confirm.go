@@ -106,7 +106,7 @@ func (a *app) reportDeleted(d checkpoint.Deleted, freed string) {
 		msg += fmt.Sprintf("; %d failed", n)
 	}
 	if n := len(d.Left); n > 0 {
-		msg += fmt.Sprintf("; %d left", n)
+		msg += fmt.Sprintf("; %d not come to, or not known to be done", n)
 	}
 	a.say("%s.", msg)
 	if len(d.Left) > 0 {
