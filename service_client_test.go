@@ -480,6 +480,7 @@ func TestCloseLeaksNothing(t *testing.T) {
 	wantError(t, err, ErrClosed)
 	close(hold)
 	f.CloseClientConnections()
+	goroutinesEnd(existing)
 	goleak.VerifyNone(t, existing)
 }
 
