@@ -109,6 +109,7 @@ func TestSlowDatabase(t *testing.T) {
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
+	s.answer, s.group.answer = time.Minute, time.Minute // a busy machine is no outage
 	if err := s.Check(t.Context()); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}

@@ -237,15 +237,16 @@ func TestSQLiteOpenTogether(t *testing.T) {
 func TestSQLiteReopenIsQuick(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "meta.db")
 	openSQLite(t, path).Close()
+	// It takes about half a millisecond; on a machine that is busy, one of many does.
+	const most = 50 * time.Millisecond
 	best := time.Hour
-	for range 10 {
+	for i := 0; i < 10 || best > most && i < 1000; i++ {
 		start := time.Now()
 		s := openSQLite(t, path)
 		best = min(best, time.Since(start))
 		s.Close()
 	}
-	// It takes about half a millisecond; this is for machines that are busy.
-	if best > 50*time.Millisecond {
+	if best > most {
 		t.Errorf("opening takes %v", best)
 	}
 }

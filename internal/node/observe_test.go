@@ -367,6 +367,22 @@ func (o *observed) readiness(want bool) health.Report {
 	}
 }
 
+// unready asks until these checks fail and no others: a busy machine may be late
+// with one of them.
+func (o *observed) unready(want string) {
+	o.t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		got := failing(o.readiness(false))
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			o.t.Errorf("what fails is %q, want %q", got, want)
+			return
+		}
+	}
+}
+
 // failing names the checks that fail.
 func failing(r health.Report) string {
 	var names []string
@@ -399,9 +415,7 @@ func TestReadiness(t *testing.T) {
 	if err := os.Rename(blobs, blobs+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if got := failing(o.readiness(false)); got != "blobstore: failed; the server's log says why" {
-		t.Errorf("without blobs: %s", got)
-	}
+	o.unready("blobstore: failed; the server's log says why")
 	alive()
 	if now := o.scrape(); now["tinkex_ready"] != 0 || now[`tinkex_readiness_check{check="blobstore"}`] != 0 {
 		t.Errorf("without blobs the metrics say %v", now["tinkex_ready"])
@@ -427,11 +441,7 @@ func TestReadiness(t *testing.T) {
 	}
 	var probes sync.WaitGroup
 	for range 8 {
-		probes.Go(func() {
-			if got := failing(o.readiness(false)); got != "metastore: no answer within 2s" {
-				t.Errorf("with a database that hangs: %s", got)
-			}
-		})
+		probes.Go(func() { o.unready("metastore: no answer within 2s") })
 	}
 	probes.Wait()
 	alive()
@@ -444,9 +454,7 @@ func TestReadiness(t *testing.T) {
 	}
 
 	o.Drain()
-	if got := failing(o.readiness(false)); got != "not_draining: the server is stopping" {
-		t.Errorf("stopping: %s", got)
-	}
+	o.unready("not_draining: the server is stopping")
 	alive()
 }
 
@@ -525,6 +533,10 @@ func TestTraces(t *testing.T) {
 		"loop > POST > POST /api/v1/load_weights > registry.load_weights > engine.Load",
 		"loop > POST > POST /api/v1/load_weights > registry.load_weights > blobstore.OpenRange",
 	}
+	// Nor has what is done for one a parent before that ends.
+	orphan := func(way string) bool {
+		return !strings.HasPrefix(way, "loop") && !strings.HasPrefix(way, "GET /tinkex/v1/") && !strings.HasPrefix(way, "POST /api/v1/session_heartbeat")
+	}
 	var ways map[string]tracetest.SpanStub
 	for {
 		for _, s := range spans.GetSpans() {
@@ -535,11 +547,18 @@ func TestTraces(t *testing.T) {
 			ways[way(s)] = s
 		}
 		missing := slices.DeleteFunc(slices.Clone(want), func(w string) bool { _, ok := ways[w]; return ok })
-		if len(missing) == 0 {
+		var orphans []string
+		for w := range ways {
+			if orphan(w) {
+				orphans = append(orphans, w)
+			}
+		}
+		if len(missing)+len(orphans) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("missing:\n%s\nthere are:\n%s", strings.Join(missing, "\n"), strings.Join(slices.Sorted(maps.Keys(ways)), "\n"))
+			t.Fatalf("missing:\n%s\nnobody asked for:\n%s\nthere are:\n%s",
+				strings.Join(missing, "\n"), strings.Join(orphans, "\n"), strings.Join(slices.Sorted(maps.Keys(ways)), "\n"))
 		}
 		time.Sleep(10 * time.Millisecond) // between two looks
 	}
@@ -554,9 +573,6 @@ func TestTraces(t *testing.T) {
 			if len(s.Links) != 1 || s.Links[0].SpanContext.SpanID() != s.Parent.SpanID() {
 				t.Errorf("%s is linked to %v, not to who asked for it", s.Name, s.Links)
 			}
-		}
-		if !strings.HasPrefix(way(s), "loop") && !strings.HasPrefix(way(s), "GET /tinkex/v1/") && !strings.HasPrefix(way(s), "POST /api/v1/session_heartbeat") {
-			t.Errorf("nobody asked for %s", way(s))
 		}
 		text := fmt.Sprint(s.Name, s.Attributes, s.Events, s.Status)
 		for _, secret := range []string{"tml-test", "signature", "expires=", prompt, fmt.Sprint(prompt[0], prompt[1], prompt[2], prompt[3])} {

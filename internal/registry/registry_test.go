@@ -70,10 +70,11 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// start opens a registry on the stores, as a server's start does.
+// start opens a registry on the stores, as a server's start does. Its sweeps are
+// the test's: what has expired by the test's clock stays until then.
 func (f *fixture) start(change ...func(*Options)) {
 	f.t.Helper()
-	opts := Options{Meta: f.meta, Blobs: f.blobs, Engine: f.eng, Now: f.clock.now, GCInterval: -1}
+	opts := Options{Meta: f.meta, Blobs: f.blobs, Engine: f.eng, Now: f.clock.now, GCInterval: -1, bySweepOnly: true}
 	for _, c := range change {
 		c(&opts)
 	}
@@ -488,7 +489,7 @@ func TestGarbageIsWhatNoManifestRefersTo(t *testing.T) {
 	if err := f.DeleteCheckpoint(ctx, alice, gone); err != nil {
 		t.Fatal(err)
 	}
-	f.clock.at = time.Now() // blobs carry the real time
+	f.clock.advance(time.Since(f.clock.now())) // blobs carry the real time
 	if g, err := f.CollectGarbage(ctx); err != nil || g.Blobs != 0 {
 		t.Errorf("within the grace period %+v, %v", g, err)
 	}

@@ -31,13 +31,13 @@ func retained(t *testing.T, n int) (f *fixture, run string, log *bytes.Buffer) {
 	return f, run, log
 }
 
-// reopen opens another registry, whose sweeps are the test's.
+// reopen opens another registry.
 func (f *fixture) reopen(change ...func(*Options)) {
 	f.t.Helper()
 	if err := f.Close(context.Background()); err != nil {
 		f.t.Fatal(err)
 	}
-	f.start(append(change, func(o *Options) { o.bySweepOnly = true })...)
+	f.start(change...)
 }
 
 // commit makes a checkpoint of nothing.

@@ -12,12 +12,12 @@ import (
 )
 
 // beside starts another server on a fixture's stores. Leases are so long that
-// nothing happens by itself.
+// nothing happens by itself, and sweeps are the test's.
 func (f *fixture) beside(url string) *fixture {
 	f.t.Helper()
 	r, err := New(f.t.Context(), Options{
 		Meta: f.meta, Blobs: f.blobs, Engine: f.eng, Now: f.clock.now, GCInterval: -1,
-		Shared: true, URL: url, Lease: time.Hour,
+		Shared: true, URL: url, Lease: time.Hour, bySweepOnly: true,
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -214,8 +214,9 @@ func TestClientThatHangsUp(t *testing.T) {
 	f := newFixture(t)
 	f.train()
 	before := f.sessions()
-	ended := make(chan struct{}, 1)
+	came, ended := make(chan struct{}, 10), make(chan struct{}, 1)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		came <- struct{}{}
 		f.ServeHTTP(w, r)
 		ended <- struct{}{}
 	}))
@@ -231,7 +232,8 @@ func TestClientThatHangsUp(t *testing.T) {
 		conn.Close()
 		select {
 		case <-ended:
-		case <-time.After(30 * time.Second):
+			<-came
+		case <-time.After(time.Minute):
 			t.Fatalf("%s still waits for its client", path)
 		}
 	}
@@ -262,11 +264,12 @@ func TestClientThatHangsUp(t *testing.T) {
 			t.Errorf("it was answered %s", resp.Status)
 		}
 	}()
+	<-came
 	time.AfterFunc(20*time.Millisecond, cancel)
 	<-gone
 	select {
 	case <-ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the server still waits for a client that left")
 	}
 

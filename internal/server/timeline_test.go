@@ -132,15 +132,15 @@ func TestTimelineOfManyServers(t *testing.T) {
 func TestTimelineWithoutSomeServers(t *testing.T) {
 	a, b, want := newTimeline(t)
 	path := a.timelineURL()
-	dead := newFixtureOn(t, a.meta, blobstore.NewMemory(), true)
-	dead.http.Close()
+	if err := a.meta.Join(t.Context(), "dead", "http://127.0.0.1:1", time.Hour, false); err != nil {
+		t.Fatal(err)
+	}
 	moved := newFixtureOn(t, a.meta, blobstore.NewMemory(), true)
 	moved.instead.Store(b.Server)
 	strange := newFixtureOn(t, a.meta, blobstore.NewMemory(), true)
 	strange.instead.Store(newFixture(t).Server)
 
 	const event = `{"request_id":"r","type":"T","created":"2026-01-02T03:04:05Z","started":"2026-01-02T03:04:05Z","finished":"2026-01-02T03:04:05Z"}`
-	elsewhere := 0
 	for name, answer := range map[string]http.HandlerFunc{
 		"a page":    func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome</html>") },
 		"null":      func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "null") },
@@ -156,11 +156,11 @@ func TestTimelineWithoutSomeServers(t *testing.T) {
 			fmt.Fprint(w, "["+event+"]")
 		},
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
-			if elsewhere++; elsewhere > 1 {
+			if r.URL.Query().Has("elsewhere") {
 				fmt.Fprint(w, "["+event+"]")
 				return
 			}
-			http.Redirect(w, r, r.URL.String(), http.StatusFound)
+			http.Redirect(w, r, r.URL.String()+"&elsewhere=1", http.StatusFound)
 		},
 		"too much": func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, "[")
@@ -190,16 +190,25 @@ func TestTimelineWithoutSomeServers(t *testing.T) {
 		}
 	}
 
-	a.patience, b.patience = 3*time.Second, 3*time.Second
-	began := time.Now()
-	got := a.timeline(path)
-	if took := time.Since(began); took > time.Minute {
-		t.Errorf("it took %v", took)
+	words := []string{"dial tcp", "are the URLs right", "exceeds", "302 Found", "403 Forbidden", "deadline exceeded", "--advertise", "event 1 is not complete"}
+	var log string
+	for patience := 3 * time.Second; ; patience *= 3 {
+		a.patience, b.patience = patience, patience
+		before, began := len(a.log.String()), time.Now()
+		got := a.timeline(path)
+		if took := time.Since(began); took > patience+time.Minute {
+			t.Errorf("it took %v", took)
+		}
+		log = a.log.String()[before:]
+		missing := slices.DeleteFunc(slices.Clone(words), func(w string) bool { return strings.Contains(log, w) })
+		if slices.Equal(got, want) && len(missing) == 0 {
+			break
+		}
+		if patience > 20*time.Second { // a busy machine may need as long for those that answer
+			t.Errorf("the timeline is %q, want %q; the log does not say %q", got, want, missing)
+			break
+		}
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("the timeline is %q, want %q", got, want)
-	}
-	log := a.log.String()
 	others, err := a.reg.Others(t.Context())
 	if err != nil || len(others) != 19 {
 		t.Fatalf("others %v, %v", others, err)
@@ -208,11 +217,6 @@ func TestTimelineWithoutSomeServers(t *testing.T) {
 		missed := strings.Contains(log, fmt.Sprintf("server=%s ", other.Server)) || strings.Contains(log, fmt.Sprintf("server=%q ", other.Server))
 		if missed != (other.Server != b.reg.ServerID()) {
 			t.Errorf("the log says of server %q that it is missing: %v", other.Server, missed)
-		}
-	}
-	for _, words := range []string{"dial tcp", "are the URLs right", "exceeds", "302 Found", "403 Forbidden", "deadline exceeded", "--advertise", "event 1 is not complete"} {
-		if !strings.Contains(log, words) {
-			t.Errorf("the log does not say %q", words)
 		}
 	}
 	if _, signature, _ := strings.Cut(path, "signature="); strings.Contains(log, signature) {
