@@ -78,6 +78,10 @@ func TestDisturbedNetwork(t *testing.T) {
 						opts := hasty(dir)
 						opts.Jobs = 8
 						opts.HTTPClient = &http.Client{Transport: through}
+						switch name {
+						case "nothing arrives", "requests do not arrive", "1 kB a second":
+							opts.StallTimeout = impatient
+						}
 						d, err := checkpoint.Download(t.Context(), s.client, s.path, opts)
 						target := filepath.Join(dir, s.path.DirName())
 						want := tc.ranged
@@ -101,7 +105,7 @@ func TestDisturbedNetwork(t *testing.T) {
 						if v := visible(t, dir); v != nil {
 							t.Errorf("after %v there is %v", err, v)
 						}
-						opts.HTTPClient = nil
+						opts.HTTPClient, opts.StallTimeout = nil, hasty(dir).StallTimeout
 						if d, err = checkpoint.Download(t.Context(), s.client, s.path, opts); err != nil {
 							t.Fatalf("undisturbed: %v", err)
 						}

@@ -348,7 +348,8 @@ func TestStalledUpload(t *testing.T) {
 	over := make(chan struct{})
 	t.Cleanup(func() { close(over) })
 	s.Fail("PUT", "/put/", 0, 1, func(http.ResponseWriter, *http.Request) { <-over })
-	c, w := client(t, s, func(o *hfhub.Options) { o.StallTimeout = 50 * time.Millisecond })
+	// Of the tries that follow, none may be without a byte for as long.
+	c, w := client(t, s, func(o *hfhub.Options) { o.StallTimeout = time.Second })
 	// More than sockets hold.
 	const size = 64 << 20
 	push(t, c, hfhub.CommitOptions{}, hfhub.File{Path: "model.safetensors", Size: size, Content: zeros{size}})
