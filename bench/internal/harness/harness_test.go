@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tinkex/tinkex/bench/internal/harness"
 )
 
@@ -83,7 +85,14 @@ func TestProc(t *testing.T) {
 
 func TestResetPeak(t *testing.T) {
 	pid := os.Getpid()
-	debug.FreeOSMemory() // or what is used below may be resident already
+	// None of Go's own memory: the collector may have had that before, and have
+	// it resident still, or let go of some of it at the same time.
+	b, err := unix.Mmap(-1, 0, 64<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(b) }()
+	debug.FreeOSMemory()
 	if err := harness.ResetPeak(pid); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +100,6 @@ func TestResetPeak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := make([]byte, 64<<20)
 	for i := 0; i < len(b); i += 4096 {
 		b[i] = 1
 	}
