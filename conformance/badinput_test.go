@@ -221,7 +221,9 @@ func TestBadBodies(t *testing.T) {
 		status, b := r.post(tc.path, tc.body)
 		r.want(name, status, b, tc.status, tc.says)
 	}
-	status, b := r.post("/weights_info", `{"tinker_path":"`+strings.Repeat("x", 2<<20)+`"}`)
+	// Over it by a little: with much of it unread, the server would cut the
+	// connection, and perhaps before the answer has been read.
+	status, b := r.post("/weights_info", `{"tinker_path":"`+strings.Repeat("x", 1<<20)+`"}`)
 	r.want("a body over the limit", status, b, 413)
 	r.alive(0)
 }

@@ -51,7 +51,7 @@ func changesSomething(args []string) bool {
 
 func runOnce(t *testing.T, url, key, program string, args ...string) (stdout, stderr string, state *os.ProcessState, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = environ(url, key)

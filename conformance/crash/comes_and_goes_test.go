@@ -65,7 +65,11 @@ func TestDatabaseComesAndGoes(t *testing.T) {
 	load.Wait()
 	svc := client(t, s.url, "tml-load-1")
 	defer svc.Close()
-	if _, err := svc.RestClient().ListCheckpoints(t.Context(), tinkex.ListOptions{}); err != nil {
+	_, err := svc.RestClient().ListCheckpoints(t.Context(), tinkex.ListOptions{})
+	for began := time.Now(); err != nil && time.Since(began) < time.Minute; time.Sleep(100 * time.Millisecond) {
+		_, err = svc.RestClient().ListCheckpoints(t.Context(), tinkex.ListOptions{})
+	}
+	if err != nil {
 		t.Error(err)
 	}
 	at.fsck(t)

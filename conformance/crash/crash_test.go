@@ -137,7 +137,7 @@ func (c *campaign) run(kills int) {
 		s = c.at.serve(t)
 		c.compare(s, left)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	for _, w := range c.workers {
 		svc := client(t, s.url, w.key)

@@ -98,7 +98,7 @@ var pairs = []pair{
 		}
 		return &place{
 			stores:  node.Stores{DataDir: filepath.Join(t.TempDir(), "unused"), DB: u.String(), Blobs: bucket},
-			objects: s3test.Dir(b.Host), app: app, load: 2500 * time.Millisecond, lease: "4s",
+			objects: s3test.Dir(b.Host), app: app, load: 2500 * time.Millisecond, lease: "10s",
 		}
 	}},
 }

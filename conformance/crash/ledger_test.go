@@ -149,7 +149,7 @@ type verdict struct {
 // and leaves no doubt in the ledger. sample says which files to download.
 func (l *ledger) compare(t *testing.T, rest *tinkex.RestClient, who string, sample func() bool) (v verdict) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	before := time.Now()
 	listed := map[string]tinkex.Checkpoint{}

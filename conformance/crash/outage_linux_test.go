@@ -195,11 +195,19 @@ func undergo(t *testing.T, bad trouble) {
 		}
 		return nil
 	}
+	// The check of a server's health has a limit, which a busy machine may miss.
+	soonHealthy := func() error {
+		err := healthy()
+		for began := time.Now(); err != nil && time.Since(began) < time.Minute; err = healthy() {
+			time.Sleep(50 * time.Millisecond)
+		}
+		return err
+	}
 	if err := step(ctx, tc, 0); err != nil {
 		t.Fatal(err)
 	}
 	keep(save("before").Await(ctx))
-	if err := healthy(); err != nil {
+	if err := soonHealthy(); err != nil {
 		t.Fatal(err)
 	}
 
@@ -245,8 +253,12 @@ func undergo(t *testing.T, bad trouble) {
 	} else if _, err := rest.ListCheckpoints(ctx, tinkex.ListOptions{}); err != nil {
 		t.Errorf("the list needs no more than the database: %v", err)
 	}
-	if err := healthy(); (err == nil) != bad.works {
-		t.Errorf("health: %v", err)
+	if bad.works {
+		if err := soonHealthy(); err != nil {
+			t.Errorf("health: %v", err)
+		}
+	} else if healthy() == nil {
+		t.Error("it says that it is healthy")
 	}
 	if left := outageTime(t) - time.Since(began); left > 0 {
 		time.Sleep(left)

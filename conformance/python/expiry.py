@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 asked = time.time()
 for p in (path, sampler_path):
-    rest.set_checkpoint_ttl_from_tinker_path(p, 2).result()
+    rest.set_checkpoint_ttl_from_tinker_path(p, 6).result()
 before = {
     "names": names(),
     "expires_at": {
@@ -30,7 +30,7 @@ before = {
     },
     "readable": failure(lambda: rest.get_weights_info_by_tinker_path(path).result()),
 }
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 60
 while len(names()) > 1 and time.monotonic() < deadline:
     time.sleep(0.05)
 hidden = time.time()
