@@ -559,9 +559,12 @@ func (t *transport) connectionError(c *call, err error) *Error {
 // parseRetryAfter understands seconds, milliseconds (retry-after-ms, as the
 // official client does) and dates.
 func parseRetryAfter(h http.Header, now time.Time) time.Duration {
-	for name, unit := range map[string]time.Duration{"Retry-After-Ms": time.Millisecond, "Retry-After": time.Second} {
-		if n, err := strconv.ParseFloat(strings.TrimSpace(h.Get(name)), 64); err == nil && n > 0 && !math.IsInf(n, 0) {
-			return time.Duration(min(n*float64(unit), float64(24*time.Hour)))
+	for _, in := range []struct {
+		name string
+		unit time.Duration
+	}{{"Retry-After-Ms", time.Millisecond}, {"Retry-After", time.Second}} {
+		if n, err := strconv.ParseFloat(strings.TrimSpace(h.Get(in.name)), 64); err == nil && n > 0 && !math.IsInf(n, 0) {
+			return time.Duration(min(n*float64(in.unit), float64(24*time.Hour)))
 		}
 	}
 	if at, err := http.ParseTime(h.Get("Retry-After")); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tinkex/tinkex/internal/engine"
 	"github.com/tinkex/tinkex/internal/metastore"
@@ -28,6 +29,8 @@ type Error struct {
 	Code    Code
 	Message string
 	Err     error
+	// RetryAfter is when trying again may help, if it is known to take a while.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string { return e.Message }

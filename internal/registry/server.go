@@ -100,6 +100,11 @@ func (r *Registry) enter(ctx context.Context) error {
 	return nil
 }
 
+// RetrySilent is when whoever asked for what a silent server holds may ask
+// again. That server is back or found dead within its lease and one interval,
+// so a client that tries some ten times learns which, however long leases are.
+func (r *Registry) RetrySilent() time.Duration { return r.servers.interval() }
+
 func (s *servers) interval() time.Duration { return s.lease / renewals }
 func (s *servers) granted() time.Duration  { return s.lease - s.interval() }
 
@@ -279,7 +284,9 @@ func (r *Registry) heldElsewhere(ctx context.Context, run metastore.Run) error {
 		return elsewhere("model "+run.ID, *s)
 	case run.State == metastore.RunLive && !r.IsServer(run.Server):
 		// Whether its steps were lost is for the metadata to say, soon.
-		return newError(Unavailable, "model %s was held by a server that does not answer any more; ask again in a moment", run.ID)
+		e := newError(Unavailable, "model %s was held by a server that does not answer any more; ask again in a moment", run.ID)
+		e.RetryAfter = r.RetrySilent()
+		return e
 	}
 	return nil
 }

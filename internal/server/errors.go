@@ -3,8 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -70,7 +73,7 @@ func (s *Server) fail(ctx context.Context, err error) error {
 	}
 	if errors.As(err, &callerOf(ctx).elsewhere) {
 		// Middleware passes the request on instead of this answer.
-		return &apiError{ErrorBody: wire.ErrorBody{Detail: err.Error()}, status: http.StatusServiceUnavailable, header: http.Header{"Retry-After": {"1"}}}
+		return &apiError{ErrorBody: wire.ErrorBody{Detail: err.Error()}, status: http.StatusServiceUnavailable, header: http.Header{"Retry-After": {retryAfter(0)}}}
 	}
 	status, detail := s.describe(ctx, err)
 	e := &apiError{ErrorBody: wire.ErrorBody{Detail: detail}, status: status, header: http.Header{}}
@@ -84,13 +87,21 @@ func (s *Server) fail(ctx context.Context, err error) error {
 		}
 	}
 	if status == http.StatusServiceUnavailable {
-		e.header.Set("Retry-After", retryAfter)
+		var after time.Duration
+		var known *registry.Error
+		if errors.As(err, &known) {
+			after = known.RetryAfter
+		}
+		e.header.Set("Retry-After", retryAfter(after))
 	}
 	return e
 }
 
-// retryAfter is when a client that was told "not now" may ask again, in seconds.
-const retryAfter = "1"
+// retryAfter is when a client that was told "not now" may ask again, in whole
+// seconds: one, unless it is known to take longer.
+func retryAfter(d time.Duration) string {
+	return strconv.FormatInt(max(1, int64(math.Ceil(d.Seconds()))), 10)
+}
 
 // describe gives an error's status and what the client is told.
 func (s *Server) describe(ctx context.Context, err error) (int, string) {

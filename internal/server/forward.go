@@ -78,7 +78,8 @@ func (h *heldAnswer) Write(p []byte) (int, error) {
 func (h *heldAnswer) Unwrap() http.ResponseWriter { return h.ResponseWriter }
 
 // newPeers makes the way to the other servers, for requests that are passed on.
-func newPeers(log *slog.Logger, transport http.RoundTripper) *httputil.ReverseProxy {
+// Who asked for what a silent one holds is told to do so again after a while.
+func newPeers(log *slog.Logger, transport http.RoundTripper, again time.Duration) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			c := callerOf(r.In.Context())
@@ -105,7 +106,7 @@ func newPeers(log *slog.Logger, transport http.RoundTripper) *httputil.ReversePr
 				err = context.Cause(r.Context())
 			}
 			log.WarnContext(r.Context(), "another server did not answer", "request_id", c.requestID, "server", c.elsewhere.Server, "url", c.elsewhere.URL, "error", err)
-			w.Header().Set("Retry-After", "1")
+			w.Header().Set("Retry-After", retryAfter(again))
 			writeError(w, http.StatusServiceUnavailable, "the server that holds this model does not answer; ask again in a moment")
 		},
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -93,21 +94,37 @@ func TestForwardGoesOneStep(t *testing.T) {
 	stranger := newFixture(t)
 	holder.instead.Store(stranger.Server)
 	a := other.post("/optim_step", body).want(http.StatusServiceUnavailable, "does not answer")
-	if a.detail(); a.header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
+	if a.detail(); a.header.Get("Retry-After") != quarter {
+		t.Errorf("Retry-After %q, want a quarter of the lease, %s s", a.header.Get("Retry-After"), quarter)
 	}
 	if !strings.Contains(other.log.String(), "are the URLs right") {
 		t.Errorf("log %s", other.log)
 	}
 }
 
+// quarter of the servers' lease, in seconds: ten tries outlast it.
+const quarter = "900"
+
 func TestForwardToADeadServer(t *testing.T) {
 	holder, other := newPair(t)
 	holder.http.Close()
 	a := other.post("/optim_step", fmt.Sprintf(`{"model_id":%q,"seq_id":1}`, holder.model)).
 		want(http.StatusServiceUnavailable, "ask again in a moment")
-	if a.detail(); a.header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
+	if a.detail(); a.header.Get("Retry-After") != quarter {
+		t.Errorf("Retry-After %q, want a quarter of the lease, %s s", a.header.Get("Retry-After"), quarter)
 	}
 	other.get("/training_runs/" + other.model).want(http.StatusOK)
+
+	// Known to be dead, but not for how long.
+	if err := other.meta.RenewLease(t.Context(), holder.reg.ServerID(), -time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.reg.Others(t.Context()); err != nil { // it asks who is there
+		t.Fatal(err)
+	}
+	a = other.post("/optim_step", fmt.Sprintf(`{"model_id":%q,"seq_id":1}`, holder.model)).
+		want(http.StatusServiceUnavailable, "any more; ask again in a moment")
+	if a.detail(); a.header.Get("Retry-After") != quarter {
+		t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+	}
 }

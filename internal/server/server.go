@@ -132,7 +132,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		writeError(w, http.StatusNotFound, "no such endpoint: "+r.Method+" "+r.URL.Path)
 	})
 	s.transport = newPeerTransport()
-	s.peers = newPeers(s.log, s.transport)
+	s.peers = newPeers(s.log, s.transport, s.reg.RetrySilent())
 	s.handler = s.middleware(mux)
 	return s, nil
 }
@@ -160,11 +160,12 @@ func (s *Server) Route(r *http.Request) string {
 // server that is to stop need not outwait them. It is called once.
 func (s *Server) Drain() { close(s.draining) }
 
-// writeError answers outside of huma as huma's errors are answered.
+// writeError answers outside of huma as huma's errors are answered. What is
+// unavailable may be asked for again in a second, if nothing else was said.
 func writeError(w http.ResponseWriter, status int, detail string) {
 	w.Header().Set("Content-Type", wire.ContentTypeJSON)
-	if status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
+	if status == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", retryAfter(0))
 	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(wire.ErrorBody{Detail: detail})
