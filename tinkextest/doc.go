@@ -6,6 +6,7 @@
 //		srv := tinkextest.NewServer(t)
 //		run := srv.SeedRun(t, tinkextest.Run{})
 //		old := srv.SeedCheckpoint(t, tinkextest.Checkpoint{RunID: run, Name: "0001"})
+//		srv.SeedCheckpoint(t, tinkextest.Checkpoint{RunID: run, Name: "0002"})
 //
 //		cleanUp(t.Context(), srv.RestClient(t)) // what is tested
 //

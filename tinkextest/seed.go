@@ -94,7 +94,8 @@ func (s *Server) seedRun(r Run) (string, error) {
 	if s.closed.Load() {
 		return "", errClosed
 	}
-	if r.ID == "" {
+	madeUp := r.ID == ""
+	if madeUp {
 		r.ID = fmt.Sprintf("00000000-0000-4000-8000-%012x:train:0", s.made.Add(1))
 	}
 	if r.Rank < 0 {
@@ -144,6 +145,10 @@ func (s *Server) seedRun(r Run) (string, error) {
 		run.UserMetadata[k] = v
 	}
 	err = s.stores.Run(context.Background(), run)
+	if errors.Is(err, metastore.ErrExists) && madeUp { // by an earlier Server on the DataDir
+		r.ID = ""
+		return s.seedRun(r)
+	}
 	if errors.Is(err, metastore.ErrExists) {
 		return "", fmt.Errorf("there is a run %s already", r.ID)
 	}
@@ -177,7 +182,8 @@ func (s *Server) seedCheckpoint(c Checkpoint) (tinkex.TinkerPath, error) {
 	if c.Type == "" {
 		c.Type = tinkex.Training
 	}
-	if c.Name == "" {
+	madeUp := c.Name == ""
+	if madeUp {
 		c.Name = fmt.Sprintf("seeded-%04d", s.made.Add(1))
 	}
 	kind, ok := kinds[c.Type]
@@ -235,6 +241,10 @@ func (s *Server) seedCheckpoint(c Checkpoint) (tinkex.TinkerPath, error) {
 		return none, err
 	}
 	_, err = s.stores.Checkpoint(ctx, m, files...)
+	if errors.Is(err, metastore.ErrExists) && madeUp { // by an earlier Server on the DataDir
+		c.Key, c.Name = "", ""
+		return s.seedCheckpoint(c)
+	}
 	if errors.Is(err, metastore.ErrExists) {
 		return none, fmt.Errorf("there is a checkpoint %s already", path)
 	}

@@ -288,6 +288,30 @@ func said(f func(tinkextest.TB)) string {
 	return t.said
 }
 
+// A second server on a directory makes up names that the first one did not.
+func TestSeedingGoesOnInADataDir(t *testing.T) {
+	dir := t.TempDir()
+	seen := map[string]bool{}
+	run := ""
+	for range 3 {
+		srv := tinkextest.NewServerWith(t, tinkextest.Options{DataDir: dir})
+		if run == "" {
+			run = srv.SeedRun(t, tinkextest.Run{})
+		}
+		for _, c := range []tinkextest.Checkpoint{{}, {RunID: run}, {RunID: run}} {
+			path := srv.SeedCheckpoint(t, c).String()
+			if seen[path] {
+				t.Errorf("%s was made twice", path)
+			}
+			seen[path] = true
+		}
+		srv.SeedRun(t, tinkextest.Run{})
+		if err := srv.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestFailuresAreClear(t *testing.T) {
 	t.Parallel()
 	srv := tinkextest.NewServer(t)
