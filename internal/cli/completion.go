@@ -134,7 +134,8 @@ func (a *app) hardenBash(root, completion *cobra.Command) {
 			if err := root.GenBashCompletionV2(&script, !noDescriptions); err != nil {
 				return err
 			}
-			_, err := io.WriteString(a.Stdout, strings.Replace(script.String(), bashWords, bashOwnWords, 1))
+			own := strings.NewReplacer(bashWords, bashOwnWords, bashDirectories, bashOwnDirectories).Replace(script.String())
+			_, err := io.WriteString(a.Stdout, own+bashDirectoriesFunction)
 			return err
 		}
 	}
@@ -157,6 +158,30 @@ const (
     cword=$((${#words[@]} - 1))
     cur="${words[cword]}"
     prev="${words[cword > 0 ? cword - 1 : 0]}"
+`
+)
+
+// bashDirectories is how the script completes directories, and
+// bashOwnDirectories how it does where that function is missing. The value of a
+// flag begins after the equal sign.
+const (
+	bashDirectories         = "_filedir -d"
+	bashOwnDirectories      = "__tinkex_directories"
+	bashDirectoriesFunction = `
+__tinkex_directories() {
+    if [[ $cur == --*=* ]]; then
+        cur="${cur#*=}"
+    fi
+    if declare -F _filedir >/dev/null 2>&1; then
+        _filedir -d
+        return
+    fi
+    local IFS=$'\n'
+    COMPREPLY=($(compgen -d -- "$cur"))
+    if [[ $(type -t compopt) == builtin ]]; then
+        compopt -o filenames
+    fi
+}
 `
 )
 

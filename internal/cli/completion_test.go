@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -146,7 +147,7 @@ func shell(t *testing.T, name, script string, args ...string) string {
 // bashDriver completes a line as readline would: it takes it apart at spaces,
 // colons and equal signs, and puts what it gets in the place of the last part.
 const bashDriver = `
-for name in _init_completion _get_comp_words_by_ref; do unset -f $name; done
+for name in _init_completion _get_comp_words_by_ref _filedir; do unset -f $name; done
 if [[ -n $1 ]]; then source "$1" || true; fi
 compopt() { :; }
 source <(tinkex completion bash)
@@ -174,6 +175,10 @@ func TestCompletionInBash(t *testing.T) {
 	noProfiles(t)
 	w := newWorld(t, "a", "sampler:s")
 	p := "tinker://" + w.run
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(dir+"/out", 0o700), os.WriteFile(dir+"/other", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	packages := map[string]string{"by itself": ""}
 	if path := "/usr/share/bash-completion/bash_completion"; exists(path) {
 		packages["with bash-completion"] = path
@@ -189,6 +194,8 @@ func TestCompletionInBash(t *testing.T) {
 				"tinkex checkpoint info tinker:",
 				"tinkex checkpoint list --run "+w.run[:len(w.run)-2],
 				"tinkex run list -f j",
+				"tinkex checkpoint download -o "+dir+"/o",
+				"tinkex checkpoint download --output="+dir+"/o",
 			)
 			want := strings.Join([]string{
 				"tinkex checkpoint info",
@@ -201,6 +208,8 @@ func TestCompletionInBash(t *testing.T) {
 				"tinkex checkpoint info " + p + "/",
 				"tinkex checkpoint list --run " + w.run,
 				"tinkex run list -f json",
+				"tinkex checkpoint download -o " + dir + "/out",
+				"tinkex checkpoint download --output=" + dir + "/out",
 			}, "\n")
 			if got != want {
 				t.Errorf("completed to\n%s\nwant\n%s", got, want)
