@@ -71,6 +71,8 @@ func (a *app) credentialHint(err error) string {
 		return fmt.Sprintf("Give the key for that server with TINKER_API_KEY, or store it under a name: tinkex login --profile NAME --base-url %s", none.server)
 	case errors.Is(err, profile.ErrExposed):
 		return "" // it says what to do
+	case errors.Is(err, profile.ErrNoKeyring) && none == nil: // logging out
+		return "Unlock the keyring or make it reachable, and run the same command again."
 	case errors.Is(err, profile.ErrNoKeyring):
 		return fmt.Sprintf("Unlock the keyring or make it reachable; or store the key in a file with 'tinkex login --profile %s --no-keyring', or set TINKER_API_KEY.", c.profile.value)
 	case errors.As(err, &none) && none.why != nil:

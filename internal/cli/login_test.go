@@ -236,7 +236,9 @@ func TestDamagedProfiles(t *testing.T) {
 	if err := os.WriteFile(profiles, bytes.ReplaceAll(b, []byte(`"file"`), []byte(`"keyring"`)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "run", "list").want(t, exitAuth, nil, []string{"from the keyring", "--no-keyring"})
+	run(t, "run", "list").want(t, exitAuth, nil, []string{"from the keyring", "--profile default --no-keyring"})
+	// Nor be removed from it.
+	run(t, "logout").want(t, exitFailed, nil, []string{"remove the key of profile default from the keyring", "run the same command again"})
 	if err := os.WriteFile(profiles, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
