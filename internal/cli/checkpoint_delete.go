@@ -162,6 +162,7 @@ func (a *app) checkpointDelete(ctx context.Context, paths []tinkex.TinkerPath, b
 	}
 	bars := a.bars(ctx)
 	move := bars.addCount("deleting")
+	move(0, len(paths)) // before the server has answered
 	d, err := checkpoint.Delete(ctx, client, paths, checkpoint.DeleteOptions{
 		GoneIsDone: bulk,
 		Progress:   func(p checkpoint.DeleteProgress) { move(p.Done+p.Failed, p.Total) },

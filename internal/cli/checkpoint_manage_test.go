@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -314,6 +315,46 @@ func TestInterruptedDeleteSaysHowToGoOn(t *testing.T) {
 		[]string{" of 80 checkpoints", "not come to, or not known to be done.\nTo go on, run the same command again:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
 	run(t, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitDone, nil, []string{"Deleted"})
 	run(t, "checkpoint", "list").want(t, exitDone, nil, []string{"No checkpoints."})
+}
+
+// Until the server has answered, the bar says how much there is to do.
+func TestDeleteBarBeginsWithTheTotal(t *testing.T) {
+	srv := seeded(t, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	through(t, srv, func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodDelete {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	})
+	screen := &interrupting{at: "0 / 3", interrupt: cancel}
+	code := Main([]string{"checkpoint", "delete", "--run", "latest", "-y"}, Env{
+		Context: ctx, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: screen, StderrTerminal: true,
+	})
+	got := screen.said.String()
+	if code != exitInterrupted || !screen.seen || !strings.Contains(got, "Deleted 0 of 3 checkpoints; 3 not come to, or not known to be done.") {
+		t.Errorf("exit code %d, %q", code, got)
+	}
+}
+
+// interrupting is a screen that interrupts once something is on it. Its command
+// writes one thing at a time.
+type interrupting struct {
+	said      bytes.Buffer
+	at        string
+	seen      bool
+	interrupt func()
+}
+
+func (w *interrupting) Write(p []byte) (int, error) {
+	w.said.Write(p)
+	if !w.seen && strings.Contains(w.said.String(), w.at) {
+		w.seen = true
+		w.interrupt()
+	}
+	return len(p), nil
 }
 
 func TestConfirmEndsWithAnInterruption(t *testing.T) {

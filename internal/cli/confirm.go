@@ -62,7 +62,7 @@ type deletedJSON struct {
 	Deleted []string     `json:"deleted"`
 	Gone    []string     `json:"already_gone"`
 	Failed  []failedJSON `json:"failed"`
-	// Left is what was not come to before an interruption.
+	// Left is what an interruption kept from being done or from being known to be.
 	Left []string `json:"left,omitempty"`
 }
 
