@@ -17,6 +17,7 @@ import (
 	"github.com/tinkex/tinkex"
 	"github.com/tinkex/tinkex/checkpoint"
 	"github.com/tinkex/tinkex/internal/profile"
+	"github.com/tinkex/tinkex/internal/wire"
 )
 
 // hint says what to do next about an error, where that is known.
@@ -173,6 +174,8 @@ func (a *app) statusHint(err error) string {
 		return "A server of your own has it: 'tinkex serve' starts one, and --base-url or 'tinkex login' goes to it."
 	case answered && strings.Contains(e.Message, "web page"):
 		return fmt.Sprintf("That is not a Tinker server's answer. Check the base URL, %s, and any proxy in between.", a.conn.baseURL.value)
+	case errors.Is(err, tinkex.ErrNotFound) && strings.HasSuffix(strings.TrimRight(a.conn.baseURL.value, "/"), wire.APIPrefix):
+		return a.baseURLHint()
 	case errors.Is(err, tinkex.ErrNotFound):
 		return "It does not exist, has expired, or belongs to another key. 'tinkex checkpoint list' shows yours, 'tinkex profile show' whose key is used."
 	case errors.Is(err, tinkex.ErrForbidden):
@@ -185,4 +188,9 @@ func (a *app) statusHint(err error) string {
 		return "That is the server's fault. Try again later; its log has more, under the request's number if one is given."
 	}
 	return ""
+}
+
+// baseURLHint is about a server that has nothing where a Tinker server has it.
+func (a *app) baseURLHint() string {
+	return fmt.Sprintf("Check the base URL, %s (from %s): it is a server's address, without %s.", a.conn.baseURL.value, a.conn.baseURL.from, wire.APIPrefix)
 }

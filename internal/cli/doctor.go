@@ -94,7 +94,7 @@ func (a *app) doctor(ctx context.Context, dir string) error {
 		key := a.keyFinding(c)
 		server, answer := a.serverFinding(ctx, c)
 		if key.Status == findOK && answer != nil {
-			key = a.acceptedFinding(ctx, c, key)
+			key, server = a.acceptedFinding(ctx, c, key, server)
 		}
 		found(key, server)
 		if answer != nil {
@@ -270,8 +270,9 @@ func (a *app) keyFinding(c connection) finding {
 	return finding{"key", findOK, fmt.Sprintf("well-formed, from %s; no server has seen it", from), ""}
 }
 
-// acceptedFinding asks the server whether it accepts the key.
-func (a *app) acceptedFinding(ctx context.Context, c connection, f finding) finding {
+// acceptedFinding asks the server whether it accepts the key. Where there are no
+// training runs to ask for is no Tinker server, whatever else it answers.
+func (a *app) acceptedFinding(ctx context.Context, c connection, f, server finding) (key, of finding) {
 	client, err := tinkex.NewRestClient(tinkex.Options{
 		APIKey: c.key.value, BaseURL: c.baseURL.value, Timeout: a.doctorTimeout(), MaxRetries: -1, Logger: a.logger(),
 	})
@@ -282,11 +283,15 @@ func (a *app) acceptedFinding(ctx context.Context, c connection, f finding) find
 	from, _, _ := strings.Cut(strings.TrimPrefix(f.Detail, "well-formed, "), ";")
 	switch {
 	case err == nil:
-		return finding{"key", findOK, "accepted, " + from, ""}
+		return finding{"key", findOK, "accepted, " + from, ""}, server
+	case errors.Is(err, tinkex.ErrNotFound):
+		server.Status, server.Advice = findFailed, a.baseURLHint()
+		server.Detail += ", but not as a Tinker server does: " + err.Error()
+		return f, server
 	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrForbidden):
-		return finding{"key", findFailed, "not accepted, " + from + ": " + err.Error(), a.unauthorizedHint()}
+		return finding{"key", findFailed, "not accepted, " + from + ": " + err.Error(), a.unauthorizedHint()}, server
 	}
-	return finding{"key", findWarning, "well-formed, " + from + "; whether it is accepted cannot be told: " + err.Error(), a.hint(err)}
+	return finding{"key", findWarning, "well-formed, " + from + "; whether it is accepted cannot be told: " + err.Error(), a.hint(err)}, server
 }
 
 func (a *app) doctorTimeout() time.Duration {
@@ -311,6 +316,12 @@ type answered struct {
 // answer is nil if there was none.
 func (a *app) serverFinding(ctx context.Context, c connection) (finding, *answered) {
 	name := fmt.Sprintf("%s (from %s)", c.baseURL.value, c.baseURL.from)
+	// The key has a check of its own.
+	client, err := tinkex.NewRestClient(tinkex.Options{APIKey: "tml-any", BaseURL: c.baseURL.value, Logger: a.logger()})
+	if err != nil {
+		return finding{"server", findFailed, err.Error(), a.hint(err)}, nil
+	}
+	_ = client.Close()
 	answer, err := a.probe(ctx, c, wire.APIPrefix+"/healthz")
 	if err != nil {
 		return finding{"server", findFailed, name + " does not answer: " + err.Error(), a.hint(&tinkex.Error{Op: "ask the server", Err: err})}, nil

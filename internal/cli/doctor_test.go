@@ -95,6 +95,23 @@ func TestDoctorWithoutAServer(t *testing.T) {
 	if _, ok := got["clock"]; ok {
 		t.Error("a clock was compared with none")
 	}
+	for url, want := range map[string]string{"127.0.0.1:8484": "it is not a URL", "localhost:8484": "http:// or https://"} {
+		wantFinding(t, examine(t, exitFailed, "--base-url", url)["server"], findFailed, want, "The URL is from --base-url.")
+	}
+}
+
+// A server that answers, but not under the base URL.
+func TestWrongPathOfTheBaseURL(t *testing.T) {
+	noProfiles(t)
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	srv := tinkextest.NewServer(t)
+	t.Setenv(fromKeyEnv, tinkextest.Key)
+	for _, path := range []string{"/api/v1", "/api/v1/", "/elsewhere"} {
+		got := examine(t, exitFailed, "--base-url", srv.URL+path)
+		wantFinding(t, got["server"], findFailed, "not as a Tinker server does", srv.URL+path+" (from --base-url): it is a server's address, without /api/v1.")
+		wantFinding(t, got["key"], findOK, "no server has seen it")
+	}
+	run(t, "run", "list", "--base-url", srv.URL+"/api/v1").want(t, exitNotFound, nil, []string{"without /api/v1."})
 }
 
 func TestClockFinding(t *testing.T) {
