@@ -119,7 +119,7 @@ func (a *app) checkpointExport(ctx context.Context, path tinkex.TinkerPath, f ex
 	end(err == nil)
 	bars.wait()
 	if ctx.Err() != nil {
-		a.say("Interrupted. The same command goes on from here.")
+		a.say("Interrupted. The same command goes on from here:\n  %s", a.again())
 		return errors.Join(errSilent, ctx.Err())
 	}
 	if err != nil {

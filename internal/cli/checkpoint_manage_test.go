@@ -413,6 +413,13 @@ func TestPruneCommand(t *testing.T) {
 	run(t, append(all, "--all")...).want(t, exitDone, nil, []string{"Deleted 5 of 5 checkpoints, freeing 1000 B."})
 }
 
+// Without a question too, deleting is shown and not only what comes before it.
+func TestPruneShowsBothPhases(t *testing.T) {
+	seeded(t, 12)
+	run(t, "checkpoint", "prune", "--keep-last", "2", "-y", "--progress", "lines").want(t, exitDone, nil,
+		[]string{"reading manifests: done, 12 of 12", "deleting: done, 10 of 10", "Deleted 10 of 10 checkpoints"})
+}
+
 func TestPruneWithoutManifestsAndWithFailures(t *testing.T) {
 	srv := seeded(t, 4)
 	through(t, srv, func(w http.ResponseWriter, r *http.Request) bool {

@@ -153,11 +153,15 @@ func (a *app) checkpointPrune(ctx context.Context, now time.Time, f *pruneFlags)
 		Selection: s, DryRun: f.dryRun, All: f.all, Now: now, Measured: bars.measured,
 		Progress: func(p checkpoint.DeleteProgress) { bars.deleted(p.Done+p.Failed, p.Total) },
 	}
-	if !f.yes {
-		opts.Confirm = func(p checkpoint.Pruned) error {
-			bars.wait()
-			return a.confirmPrune(ctx, p)
+	opts.Confirm = func(p checkpoint.Pruned) error {
+		bars.wait()
+		if !f.yes {
+			if err := a.confirmPrune(ctx, p); err != nil {
+				return err
+			}
 		}
+		bars.deleted(0, len(p.Remove)) // before the server has answered
+		return nil
 	}
 	p, err := checkpoint.Prune(ctx, client, f.policy, opts)
 	bars.wait()

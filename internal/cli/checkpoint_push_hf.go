@@ -153,7 +153,7 @@ func (a *app) checkpointPushHF(ctx context.Context, path tinkex.TinkerPath, f pu
 		a.say("%s", n)
 	}
 	if ctx.Err() != nil {
-		a.say("Interrupted. Nothing was committed; the same command does not send again what the Hub has.")
+		a.say("Interrupted. Nothing was committed; the same command does not send again what the Hub has:\n  %s", a.again())
 		return errors.Join(errSilent, ctx.Err())
 	}
 	if err != nil {

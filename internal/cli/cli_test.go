@@ -492,10 +492,14 @@ func TestInterruptedDownloadSaysHowToGoOn(t *testing.T) {
 	w := newWorld(t, "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	var out, errOut bytes.Buffer
-	code := Main([]string{"checkpoint", "download", w.path("a"), "-o", t.TempDir()}, Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Context: ctx})
-	if code != exitInterrupted || !strings.Contains(errOut.String(), "The same command goes on from here:") || out.Len() > 0 {
-		t.Errorf("exit code %d, %q, %q", code, out.String(), errOut.String())
+	for _, verb := range []string{"download", "export"} {
+		var out, errOut bytes.Buffer
+		args := []string{"checkpoint", verb, w.path("a"), "-o", t.TempDir()}
+		code := Main(args, Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Context: ctx})
+		want := "The same command goes on from here:\n  tinkex " + strings.Join(args[:3], " ")
+		if code != exitInterrupted || !strings.Contains(errOut.String(), want) || out.Len() > 0 {
+			t.Errorf("%s: exit code %d, %q, %q", verb, code, out.String(), errOut.String())
+		}
 	}
 }
 
