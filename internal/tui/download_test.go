@@ -30,6 +30,18 @@ func (h *held) answer(_ http.ResponseWriter, r *http.Request) bool {
 	}
 }
 
+// TestStoppedBeforeAnythingWasDone says so in a sentence.
+func TestStoppedBeforeAnythingWasDone(t *testing.T) {
+	t.Parallel()
+	h := &held{release: make(chan struct{})}
+	defer close(h.release)
+	d := drive(t, Options{Client: through(t, world(t), h.answer), Dir: t.TempDir()}).loaded()
+	d.size(250, 24)
+	d.press("end", "enter", "a", "d", "enter", "x")
+	d.idle()
+	d.shows("Stopped with 3 checkpoints left; the same download goes on from there next time.")
+}
+
 // TestDownload downloads several, stops that, and goes on.
 func TestDownload(t *testing.T) {
 	t.Parallel()

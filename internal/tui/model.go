@@ -207,7 +207,7 @@ func (m *Model) explain(err error, again string) string {
 	text := m.opts.Text(strings.ReplaceAll(err.Error(), "\n", " "))
 	switch {
 	case errors.Is(err, tinkex.ErrUnauthorized):
-		return "The server refuses the key: check TINKER_API_KEY, and that TINKER_BASE_URL is its server; " + again + ". " + text
+		return "The server refuses the key; 'tinkex profile show' says where the two are from; " + again + ". " + text
 	case errors.Is(err, tinkex.ErrExists):
 		return text + "; remove it or name another directory"
 	case errors.Is(err, tinkex.ErrNotFound):

@@ -472,7 +472,7 @@ func TestServerTrouble(t *testing.T) {
 	})
 	set(http.StatusUnauthorized)
 	d := drive(t, Options{Client: c})
-	d.shows("The server refuses the key: check TINKER_API_KEY", "The runs could not be read; r tries again.")
+	d.shows("The server refuses the key; 'tinkex profile show' says where the two are from", "The runs could not be read; r tries again.")
 	set(0)
 	d.press("r")
 	d.loaded()

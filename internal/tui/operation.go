@@ -121,7 +121,11 @@ func (m *Model) ended(msg opMsg) tea.Cmd {
 		said = append(said, s)
 	}
 	if msg.out.left > 0 {
-		s := fmt.Sprintf("stopped with %s left", plural(msg.out.left, "checkpoint"))
+		stopped := "stopped"
+		if len(said) == 0 {
+			stopped = "Stopped"
+		}
+		s := fmt.Sprintf("%s with %s left", stopped, plural(msg.out.left, "checkpoint"))
 		if o.again != "" {
 			s += "; " + o.again
 		}
