@@ -176,6 +176,8 @@ func (a *app) statusHint(err error) string {
 		return fmt.Sprintf("That is not a Tinker server's answer. Check the base URL, %s, and any proxy in between.", a.conn.baseURL.value)
 	case errors.Is(err, tinkex.ErrNotFound) && strings.HasSuffix(strings.TrimRight(a.conn.baseURL.value, "/"), wire.APIPrefix):
 		return a.baseURLHint()
+	case errors.Is(err, tinkex.ErrNotFound) && a.conn.baseURL.value == "":
+		return "" // no server was asked; it is about a key or a file of one's own
 	case errors.Is(err, tinkex.ErrNotFound):
 		return "It does not exist, has expired, or belongs to another key. 'tinkex checkpoint list' shows yours, 'tinkex profile show' whose key is used."
 	case errors.Is(err, tinkex.ErrForbidden):

@@ -412,7 +412,10 @@ func TestKeyCommands(t *testing.T) {
 	}
 	run(t, "key", "revoke", made["id"], "--data-dir", dir).want(t, exitDone, nil, []string{"Revoked"})
 	run(t, "key", "list", "--data-dir", dir).want(t, exitDone, []string{"revoked now"}, nil)
-	run(t, "key", "revoke", "key-none", "--data-dir", dir).want(t, exitNotFound, nil, []string{"no such key"})
+	none := run(t, "key", "revoke", "key-none", "--data-dir", dir).want(t, exitNotFound, nil, []string{"no such key; 'tinkex key list' shows them"})
+	if strings.Contains(none.stderr, "tinkex checkpoint list") {
+		t.Errorf("what is said of checkpoints is said of a key:\n%s", none.stderr)
+	}
 }
 
 func TestHelpAndVersion(t *testing.T) {
