@@ -87,6 +87,7 @@ prints one JSON document, whose form does not change. What follows is what ` + "
 			described[group] = true
 		}
 		describe(&b, c)
+		described[c] = true
 	}
 	return b.String()
 }
@@ -100,6 +101,9 @@ func leaves(c *cobra.Command) []*cobra.Command {
 		return []*cobra.Command{c}
 	}
 	var found []*cobra.Command
+	if alsoByItself(c) {
+		found = append(found, c)
+	}
 	for _, sub := range c.Commands() {
 		found = append(found, leaves(sub)...)
 	}
@@ -107,11 +111,15 @@ func leaves(c *cobra.Command) []*cobra.Command {
 	return found
 }
 
+// alsoByItself reports whether a command with commands does something without
+// one of them too.
+func alsoByItself(c *cobra.Command) bool { return c.HasSubCommands() && strings.Contains(c.Use, " ") }
+
 func describe(b *strings.Builder, c *cobra.Command) {
 	fmt.Fprintf(b, "\n## %s\n\n", c.CommandPath())
 	// Flags of parents are in a table of their own.
 	use := c.CommandPath() + strings.TrimPrefix(c.Use, c.Name())
-	if c.HasSubCommands() {
+	if c.HasSubCommands() && !alsoByItself(c) {
 		use += " COMMAND"
 	}
 	fmt.Fprintf(b, "```text\n%s\n```\n\n", use)

@@ -48,6 +48,7 @@ func TestReferenceHasEveryCommandAndFlag(t *testing.T) {
 		"| `-f, --format string` | `table` |",
 		"| `--data-dir string` | the system's place",
 		"`{\"training_runs\": [...], \"total_count\": N}`",
+		"\n- [`tinkex checkpoint mirror`](#tinkex-checkpoint-mirror): keep a verified copy", "\ntinkex checkpoint mirror --to TARGET\n",
 		"\n- [`tinkex demo`](#tinkex-demo): show the whole life",
 	} {
 		if !strings.Contains(ref, want) {
