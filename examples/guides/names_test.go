@@ -66,6 +66,31 @@ func TestNamedIdentifiersExist(t *testing.T) {
 	}
 }
 
+var errorName = regexp.MustCompile(`^(Err[A-Z]\w*|[A-Z]\w*Error)$`)
+
+// The table of errors has every one that programs can test for.
+func TestTableOfErrorsIsComplete(t *testing.T) {
+	names := map[string]bool{}
+	exported(t, "tinkex", filepath.Join(here, "../.."), names)
+	exported(t, "checkpoint", filepath.Join(here, "../../checkpoint"), names)
+	page := read(t, "../../docs/guides/checkpoint_management.md")
+	_, table, _ := strings.Cut(page, "\n## Errors\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	looked := 0
+	for name := range names {
+		_, short, _ := strings.Cut(name, ".")
+		if !errorName.MatchString(short) {
+			continue
+		}
+		if looked++; !regexp.MustCompile(`\b` + short + `\b`).MatchString(table) {
+			t.Errorf("the table of errors lacks %s", name)
+		}
+	}
+	if looked < 20 {
+		t.Fatalf("only %d errors were found", looked)
+	}
+}
+
 // exported adds a package's exported names: pkg.Name and pkg.Type.Member.
 func exported(t *testing.T, pkg, dir string, names map[string]bool) {
 	t.Helper()
