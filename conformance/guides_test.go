@@ -70,4 +70,5 @@ func TestGuidesNameWhatThePythonPackageHas(t *testing.T) {
 		"names": append(names, "ServiceClient.fly"), "commands": append(commands, []string{"checkpoint", "fly"}, []string{"run", "list", "--fly"}),
 	})
 	got.at("missing").is([]any{"ServiceClient.fly", "checkpoint fly", "run list --fly"})
+	got.at("unnamed").is([]any{}) // the tables are complete
 }

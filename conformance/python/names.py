@@ -1,6 +1,7 @@
 """Which names of the published package, of its commands and of their options are
 there: {"names": ["ServiceClient.close", "types.Datum"], "commands": [["checkpoint",
-"list"], ["checkpoint", "list", "--limit"]]} gives {"missing": [...]}."""
+"list"], ["checkpoint", "list", "--limit"]]} gives {"missing": [...], "unnamed":
+[...]}, the latter being the calls of the clients that are not among the names."""
 
 import click
 
@@ -30,8 +31,22 @@ def has_command(words: list[str]) -> bool:
     return True
 
 
+# Public by their names only.
+INTERNAL = {"get_telemetry", "holder", "on_queue_state_change"}
+
+
+def calls() -> list[str]:
+    return [
+        f"{client}.{name}"
+        for client in ("ServiceClient", "TrainingClient", "SamplingClient", "RestClient")
+        for name in dir(getattr(tinker, client))
+        if not name.startswith("_") and not name.endswith("_async") and name not in INTERNAL
+    ]
+
+
 asked = arguments()
 emit({
+    "unnamed": [n for n in calls() if n not in asked["names"]],
     "missing": [n for n in asked["names"] if not has_name(n)]
     + [" ".join(c) for c in asked["commands"] if not has_command(c)]
 })
