@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -117,10 +118,22 @@ func (v Verification) Intact() bool {
 	return len(v.Missing) == 0 && len(v.Changed) == 0 && len(v.Damaged) == 0
 }
 
+// VerifyOptions configures VerifyWith. The zero value works.
+type VerifyOptions struct {
+	// Progress, if not nil, is told how many bytes have been read, in one call
+	// at a time.
+	Progress func(bytes int64)
+}
+
 // Verify reads every file of a downloaded checkpoint again and compares it
 // with the manifest kept beside it. It returns an error only if it could not
 // look; what it found is in the Verification.
 func Verify(ctx context.Context, dir string) (Verification, error) {
+	return VerifyWith(ctx, dir, VerifyOptions{})
+}
+
+// VerifyWith is Verify with options.
+func VerifyWith(ctx context.Context, dir string, opts VerifyOptions) (Verification, error) {
 	v := Verification{Dir: dir, Digests: NoDigests}
 	present, err := listFiles(dir)
 	if err != nil {
@@ -146,10 +159,25 @@ func Verify(ctx context.Context, dir string) (Verification, error) {
 			v.Digests = DigestsFromServer
 		}
 	}
-	if err := v.compare(ctx, m, present); err != nil {
+	if err := v.compare(ctx, m, present, opts.reading()); err != nil {
 		return v, fmt.Errorf("verify %s: %w", dir, err)
 	}
 	return v, nil
+}
+
+// reading returns what is told of each piece that has been read.
+func (o VerifyOptions) reading() func(n int64) {
+	if o.Progress == nil {
+		return func(int64) {}
+	}
+	var mu sync.Mutex
+	var sum int64
+	return func(n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		sum += n
+		o.Progress(sum)
+	}
 }
 
 // listFiles lists everything in a directory but directories and our own file.
@@ -171,7 +199,7 @@ func listFiles(dir string) ([]string, error) {
 	return names, err
 }
 
-func (v *Verification) compare(ctx context.Context, m savedManifest, present []string) error {
+func (v *Verification) compare(ctx context.Context, m savedManifest, present []string, read func(n int64)) error {
 	want := map[string]File{}
 	for _, f := range m.Files {
 		want[f.Name] = f
@@ -194,7 +222,7 @@ func (v *Verification) compare(ctx context.Context, m savedManifest, present []s
 		}
 		g.Go(func() error {
 			out := &faults[i]
-			size, sum, err := digestOf(ctx, filepath.Join(v.Dir, filepath.FromSlash(name)))
+			size, sum, err := digestOf(ctx, filepath.Join(v.Dir, filepath.FromSlash(name)), read)
 			switch {
 			case errors.Is(err, errNotPlain) && known:
 				out.changed = err.Error()
@@ -239,9 +267,9 @@ func (v *Verification) compare(ctx context.Context, m savedManifest, present []s
 
 var errNotPlain = errors.New("it is not a plain file")
 
-// digestOf reads a file. What is not a plain file is errNotPlain: links are not
-// followed.
-func digestOf(ctx context.Context, path string) (int64, string, error) {
+// digestOf reads a file, and says after each piece how long it was. What is not
+// a plain file is errNotPlain: links are not followed.
+func digestOf(ctx context.Context, path string, read func(n int64)) (int64, string, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return 0, "", err
@@ -255,7 +283,7 @@ func digestOf(ctx context.Context, path string) (int64, string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if err := hashFile(ctx, f, h, func(int64) {}); err != nil {
+	if err := hashFile(ctx, f, h, read); err != nil {
 		return 0, "", fmt.Errorf("%s: %w", path, err)
 	}
 	return info.Size(), hex.EncodeToString(h.Sum(nil)), nil

@@ -10,6 +10,24 @@ import (
 	"github.com/tinkex/tinkex/checkpoint"
 )
 
+func TestVerifyTellsItsProgress(t *testing.T) {
+	client, path := saved(t)
+	d, err := checkpoint.Download(t.Context(), client, path, checkpoint.DownloadOptions{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last int64
+	v, err := checkpoint.VerifyWith(t.Context(), d.Dir, checkpoint.VerifyOptions{Progress: func(bytes int64) {
+		if bytes < last {
+			t.Errorf("%d bytes after %d", bytes, last)
+		}
+		last = bytes
+	}})
+	if err != nil || last != v.Bytes || last == 0 {
+		t.Errorf("%d of %d bytes, %v", last, v.Bytes, err)
+	}
+}
+
 func TestVerify(t *testing.T) {
 	client, path := saved(t)
 	change := func(name string, f func(b []byte) []byte) func(dir string) error {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -53,14 +54,33 @@ func (a *app) checkpointVerify(ctx context.Context, dirs []string) error {
 		Failed   []verifyFailedJSON `json:"failed"`
 	}{[]verifiedJSON{}, []verifyFailedJSON{}}
 	var errs []error
+	bars := a.bars(ctx)
+	reading := bars.add("reading")
+	// What is printed beside a bar would be drawn over.
+	var later []func() error
+	show := func(print func() error) error {
+		switch {
+		case a.format == "json":
+			return nil
+		case bars.drawn():
+			later = append(later, print)
+			return nil
+		}
+		return print()
+	}
+	var before int64
 	for _, dir := range dirs {
-		v, err := checkpoint.Verify(ctx, dir)
+		v, err := checkpoint.VerifyWith(ctx, dir, checkpoint.VerifyOptions{
+			Progress: func(bytes int64) { reading.set(before+bytes, 0, 0) },
+		})
+		before += v.Bytes
 		if err != nil {
 			errs = append(errs, err)
 			out.Failed = append(out.Failed, verifyFailedJSON{dir, err.Error()})
-			if a.format != "json" {
+			_ = show(func() error {
 				a.printError(ctx, err)
-			}
+				return nil
+			})
 			continue
 		}
 		if !v.Intact() {
@@ -71,10 +91,17 @@ func (a *app) checkpointVerify(ctx context.Context, dirs []string) error {
 			append([]string{}, v.Missing...), append([]checkpoint.Fault{}, v.Changed...),
 			append([]string{}, v.Extra...), append([]checkpoint.Fault{}, v.Damaged...),
 		})
-		if a.format != "json" {
-			if err := a.printVerification(v); err != nil {
-				return err
-			}
+		if err := show(func() error { return a.printVerification(v) }); err != nil {
+			reading.end(false)
+			bars.wait()
+			return err
+		}
+	}
+	reading.end(ctx.Err() == nil)
+	bars.wait()
+	for _, print := range later {
+		if err := print(); err != nil {
+			return err
 		}
 	}
 	if a.format == "json" {
@@ -120,7 +147,11 @@ func (a *app) printVerification(v checkpoint.Verification) error {
 		}
 	}
 	if !v.Intact() && v.Path != "" {
-		a.say("Download it again: tinkex checkpoint download %s --force", v.Path)
+		into := ""
+		if parent := filepath.Dir(v.Dir); parent != "." {
+			into = " -o " + quote(parent)
+		}
+		a.say("Download it again: tinkex checkpoint download %s%s --force", v.Path, into)
 	}
 	return nil
 }

@@ -482,7 +482,17 @@ func TestCheckpointVerify(t *testing.T) {
 	if err := os.Truncate(filepath.Join(b, "adapter_model.safetensors"), 100); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "checkpoint", "verify", a, b).want(t, exitPartly, []string{a + "  intact", b + "  NOT INTACT", "changed  adapter_model.safetensors", "damaged  adapter_model.safetensors"}, []string{"--force"})
+	run(t, "checkpoint", "verify", a, b).want(t, exitPartly, []string{a + "  intact", b + "  NOT INTACT", "changed  adapter_model.safetensors", "damaged  adapter_model.safetensors"},
+		[]string{"tinkex checkpoint download " + w.path("b") + " -o " + quote(dir) + " --force"})
+	// On a terminal what was read is shown, and the verdicts below it.
+	tty := tinkexWith(t, Env{StderrTerminal: true}, "checkpoint", "verify", a, b).want(t, exitPartly, []string{a + "  intact", b + "  NOT INTACT"}, []string{"reading"})
+	if strings.Index(tty.stderr, "reading") > strings.Index(tty.stderr, "Download it again") {
+		t.Errorf("the bar is not above what was found:\n%s", tty.stderr)
+	}
+	lines := run(t, "checkpoint", "verify", a, b, "--progress", "lines").want(t, exitPartly, []string{a + "  intact"}, []string{"reading: done, "})
+	if strings.Contains(lines.stderr, "done, 0 B") {
+		t.Errorf("what was read is not told:\n%s", lines.stderr)
+	}
 	run(t, "checkpoint", "verify", b).want(t, exitFailed, []string{"NOT INTACT"}, nil)
 	out := run(t, "-f", "json", "checkpoint", "verify", b, dir).want(t, exitFailed, []string{`"intact": false`, `"digests": "server"`, `"changed"`, "it is not a checkpoint"}, nil)
 	if out.stderr != "" {

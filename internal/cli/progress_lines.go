@@ -134,7 +134,11 @@ func (p *line) end(done bool) {
 	p.of.mu.Lock()
 	defer p.of.mu.Unlock()
 	if done && !p.ended {
-		p.of.say("%s: done, %s", p.name, p.text(p.total, p.total))
+		current := p.total
+		if p.total <= 0 { // unknown
+			current = p.current
+		}
+		p.of.say("%s: done, %s", p.name, p.text(current, p.total))
 	}
 	p.ended = true
 }
