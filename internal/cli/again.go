@@ -3,7 +3,10 @@ package cli
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/tinkex/tinkex"
 )
 
 // resolvedKey is the context key of what words with latest in them stood for.
@@ -17,8 +20,8 @@ func noteResolved(ctx context.Context, word, became string) {
 }
 
 // again is the command line as it can be run again, with what latest stood for
-// when it was run, and without the key.
-func (a *app) again() string {
+// when it was run, and without the key and the paths that are done.
+func (a *app) again(done ...tinkex.TinkerPath) string {
 	words := []string{"tinkex"}
 	for i := 0; i < len(a.args); i++ {
 		word := a.args[i]
@@ -34,6 +37,9 @@ func (a *app) again() string {
 			word = a.resolved[word]
 		case a.resolved[latest] != "" && (word == "--run="+latest || word == "--run-id="+latest):
 			word = strings.TrimSuffix(word, latest) + a.resolved[latest]
+		}
+		if slices.ContainsFunc(done, func(p tinkex.TinkerPath) bool { return p.String() == word }) {
+			continue
 		}
 		words = append(words, quote(word))
 	}

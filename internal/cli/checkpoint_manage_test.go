@@ -312,9 +312,32 @@ func TestInterruptedDeleteSaysHowToGoOn(t *testing.T) {
 		return false
 	})
 	tinkexWith(t, Env{Context: ctx}, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitInterrupted, nil,
-		[]string{" of 80 checkpoints", "not come to, or not known to be done.\nTo go on, run the same command again:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
+		[]string{" of 80 checkpoints", "not come to, or not known to be done.\nTo go on, run:\n  tinkex checkpoint delete --run 11111111-2222-4333-8444-555555555555:train:0 -y", "interrupted"})
 	run(t, "checkpoint", "delete", "--run", "latest", "-y").want(t, exitDone, nil, []string{"Deleted"})
 	run(t, "checkpoint", "list").want(t, exitDone, nil, []string{"No checkpoints."})
+}
+
+// Of named paths, those that are done are not named again: they would fail.
+func TestInterruptedDeleteOfPathsNamesTheOthers(t *testing.T) {
+	srv := seeded(t, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	through(t, srv, func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodDelete || strings.HasSuffix(r.URL.Path, "/step-2") {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	})
+	screen := &interrupting{at: "1 / 3", interrupt: cancel}
+	code := Main([]string{"checkpoint", "delete", seededPath(1), seededPath(2), seededPath(3), "-y"}, Env{
+		Context: ctx, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: screen, StderrTerminal: true,
+	})
+	got := screen.said.String()
+	want := "Deleted 1 of 3 checkpoints; 2 not come to, or not known to be done.\nTo go on, run:\n  tinkex checkpoint delete " + seededPath(1) + " " + seededPath(3) + " -y\n"
+	if code != exitInterrupted || !screen.seen || !strings.Contains(got, want) {
+		t.Errorf("exit code %d, %q, want %q in it", code, got, want)
+	}
 }
 
 // Until the server has answered, the bar says how much there is to do.

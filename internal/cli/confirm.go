@@ -110,7 +110,7 @@ func (a *app) reportDeleted(d checkpoint.Deleted, freed string) {
 	}
 	a.say("%s.", msg)
 	if len(d.Left) > 0 {
-		a.say("To go on, run the same command again:\n  %s", a.again())
+		a.say("To go on, run:\n  %s", a.again(d.Deleted...))
 	}
 }
 
