@@ -180,6 +180,8 @@ func (a *app) statusHint(err error) string {
 		return "" // no server was asked; it is about a key or a file of one's own
 	case errors.Is(err, tinkex.ErrNotFound):
 		return "It does not exist, has expired, or belongs to another key. 'tinkex checkpoint list' shows yours, 'tinkex profile show' whose key is used."
+	case errors.Is(err, tinkex.ErrInvalidPath):
+		return "A path is tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME. 'tinkex checkpoint list' shows yours; latest may stand for RUN and for NAME."
 	case errors.Is(err, tinkex.ErrForbidden):
 		return "The key may not do that. It belongs to the owner, or to a key with more rights; 'tinkex profile show' says which key is used."
 	case errors.Is(err, tinkex.ErrRateLimited):

@@ -67,6 +67,7 @@ func TestHints(t *testing.T) {
 		"exists":          {tinkex.ErrExists, "--force"},
 		"malformed key":   {tinkex.ErrMalformedAPIKey, "from TINKER_API_KEY"},
 		"malformed URL":   {tinkex.ErrMalformedBaseURL, "from TINKER_BASE_URL"},
+		"invalid path":    {fmt.Errorf("no: %w", tinkex.ErrInvalidPath), "tinker://RUN/weights/NAME"},
 		"anything else":   {errors.New("what"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
