@@ -323,6 +323,13 @@ func (a *app) serverFinding(ctx context.Context, c connection) (finding, *answer
 	}
 	_ = client.Close()
 	answer, err := a.probe(ctx, c, wire.APIPrefix+"/healthz")
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return finding{
+			"server", findFailed, fmt.Sprintf("%s does not answer within %v", name, a.doctorTimeout()),
+			"Try again; --timeout 5m allows for more. Otherwise the server's log, or a firewall in between, may tell.",
+		}, nil
+	}
 	if err != nil {
 		return finding{"server", findFailed, name + " does not answer: " + err.Error(), a.hint(&tinkex.Error{Op: "ask the server", Err: err})}, nil
 	}
@@ -507,6 +514,6 @@ func leftoverFinding(dir string) finding {
 	}
 	return finding{
 		"leftovers", findWarning, plural(len(parts), "unfinished download") + ": " + strings.Join(parts, ", "),
-		"The same download command goes on with one. To give it up, remove its directory.",
+		"The same command goes on with one. To give it up, remove its directory.",
 	}
 }

@@ -95,6 +95,13 @@ func TestDoctorWithoutAServer(t *testing.T) {
 	if _, ok := got["clock"]; ok {
 		t.Error("a clock was compared with none")
 	}
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer silent.Close()
+	late := examine(t, exitFailed, "--base-url", silent.URL, "--timeout", "50ms")["server"]
+	wantFinding(t, late, findFailed, "does not answer within 50ms", "--timeout 5m")
+	if strings.Contains(late.Advice, "tinkex doctor") {
+		t.Errorf("doctor sends to itself: %+v", late)
+	}
 	for url, want := range map[string]string{"127.0.0.1:8484": "it is not a URL", "localhost:8484": "http:// or https://"} {
 		wantFinding(t, examine(t, exitFailed, "--base-url", url)["server"], findFailed, want, "The URL is from --base-url.")
 	}
