@@ -58,15 +58,15 @@ func (a *app) checkpointVerify(ctx context.Context, dirs []string) error {
 	reading := bars.add("reading")
 	// What is printed beside a bar would be drawn over.
 	var later []func() error
-	show := func(print func() error) error {
+	show := func(say func() error) error {
 		switch {
 		case a.format == "json":
 			return nil
 		case bars.drawn():
-			later = append(later, print)
+			later = append(later, say)
 			return nil
 		}
-		return print()
+		return say()
 	}
 	var before int64
 	for _, dir := range dirs {
@@ -99,8 +99,8 @@ func (a *app) checkpointVerify(ctx context.Context, dirs []string) error {
 	}
 	reading.end(ctx.Err() == nil)
 	bars.wait()
-	for _, print := range later {
-		if err := print(); err != nil {
+	for _, say := range later {
+		if err := say(); err != nil {
 			return err
 		}
 	}
