@@ -277,6 +277,8 @@ func TestBulkDelete(t *testing.T) {
 		t.Errorf("from standard input: %+v", got)
 	}
 	tinkexWith(t, Env{}, "checkpoint", "delete", "-", "-y").want(t, exitDone, nil, []string{"no paths on standard input"})
+	in = Env{Stdin: strings.NewReader(seededPath(1) + "\n" + seededPath(2) + "\n")}
+	tinkexWith(t, in, "checkpoint", "delete", "-", "-y").want(t, exitDone, nil, []string{"Deleted 0 of 2 checkpoints; 2 had gone already.", "None of them is there.", "tinkex profile show"})
 	run(t, "checkpoint", "delete", seededPath(99), "-y").want(t, exitNotFound, nil, []string{"It does not exist, has expired, or belongs to another key."})
 	run(t, "checkpoint", "delete", "--all-runs", "--name", "step-1?", "-y").want(t, exitDone, nil, []string{"Deleted 2 of 2 checkpoints."})
 	// If all fail the reason decides.

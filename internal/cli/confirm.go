@@ -109,6 +109,10 @@ func (a *app) reportDeleted(d checkpoint.Deleted, freed string) {
 		msg += fmt.Sprintf("; %d not come to, or not known to be done", n)
 	}
 	a.say("%s.", msg)
+	if n := len(d.Gone); n > 1 && n == d.Total() {
+		// Of a repeated command, or with the wrong key: others' look the same.
+		a.say("None of them is there. If that is unexpected, 'tinkex profile show' says whose key is used.")
+	}
 	if len(d.Left) > 0 {
 		a.say("To go on, run:\n  %s", a.again(d.Deleted...))
 	}
