@@ -282,12 +282,17 @@ func plain(r rune, ascii bool) bool {
 	return r != utf8.RuneError && strconv.IsPrint(r) && (!ascii || r < utf8.RuneSelf)
 }
 
-// ago shows an instant as people speak of it.
+// ago shows an instant as people speak of it. What was set a moment ago to
+// expire in a week does so in a week, not in six days.
 func ago(at time.Time) string {
 	if at.IsZero() {
 		return "-"
 	}
-	return humanize.Time(at)
+	now := time.Now()
+	if at.Sub(now) > 30*time.Minute {
+		at = at.Add(time.Minute)
+	}
+	return humanize.RelTime(at, now, "ago", "from now")
 }
 
 // size shows bytes in binary units.

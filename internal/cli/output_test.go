@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTableFitsTheTerminal(t *testing.T) {
@@ -169,5 +170,29 @@ func TestPrintable(t *testing.T) {
 		if got := notUTF8(tc.locales...); got != tc.want {
 			t.Errorf("%q: %t", tc.locales, got)
 		}
+	}
+}
+
+func TestAgo(t *testing.T) {
+	now := time.Now()
+	for _, tc := range []struct {
+		at   time.Duration
+		want string
+	}{
+		{-36 * time.Hour, "1 day ago"},
+		{-time.Minute - time.Second, "1 minute ago"},
+		// Set a moment ago to a week, a day and an hour.
+		{7*24*time.Hour - 5*time.Second, "1 week from now"},
+		{24*time.Hour - 5*time.Second, "1 day from now"},
+		{time.Hour - 5*time.Second, "1 hour from now"},
+		{7*24*time.Hour - time.Hour, "6 days from now"},
+		{10*time.Minute - 5*time.Second, "9 minutes from now"},
+	} {
+		if got := ago(now.Add(tc.at)); got != tc.want {
+			t.Errorf("%v from now is %q, want %q", tc.at, got, tc.want)
+		}
+	}
+	if got := ago(time.Time{}); got != "-" {
+		t.Errorf("no time is %q", got)
 	}
 }

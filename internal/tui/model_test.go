@@ -591,6 +591,23 @@ func TestSpan(t *testing.T) {
 	}
 }
 
+func TestExpiry(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	m := &Model{now: func() time.Time { return now }}
+	for left, want := range map[time.Duration]string{
+		7*24*time.Hour - 5*time.Second: "7d", time.Hour - 5*time.Second: "1h", 10*time.Minute - 5*time.Second: "9m", -time.Hour: "0s",
+	} {
+		at := now.Add(left)
+		if got := m.expiry(tinkex.Checkpoint{ExpiresAt: &at}); got != want {
+			t.Errorf("%v is left: %q, want %q", left, got, want)
+		}
+	}
+	if got := m.expiry(tinkex.Checkpoint{}); got != "-" {
+		t.Errorf("for ever is %q", got)
+	}
+}
+
 // TestDumb runs the whole program on what cannot move its cursor.
 func TestDumb(t *testing.T) {
 	t.Parallel()

@@ -141,7 +141,11 @@ func (m *Model) expiry(c tinkex.Checkpoint) string {
 	if c.ExpiresAt == nil {
 		return "-"
 	}
-	return span(c.ExpiresAt.Sub(m.now()))
+	left := c.ExpiresAt.Sub(m.now())
+	if left > 30*time.Minute { // what was set a moment ago to 7 days is 7 days
+		left += time.Minute
+	}
+	return span(left)
 }
 
 func count(n int) string { return humanize.Comma(int64(n)) }
