@@ -21,6 +21,9 @@ import (
 var (
 	// ErrNoHubToken: there is no token for the Hub.
 	ErrNoHubToken = hfhub.ErrNoToken
+	// ErrHubOIDC: HF_OIDC_RESOURCE asks for a token in exchange for the identity
+	// of a CI job, and there is none.
+	ErrHubOIDC = hfhub.ErrOIDC
 	// ErrOccupied: the repository holds something else.
 	ErrOccupied = errors.New("the repository holds something else")
 )
@@ -54,7 +57,9 @@ type PushHFOptions struct {
 	Force bool
 
 	// Token authenticates at the Hub. Empty is the one that the huggingface_hub
-	// package would use: HF_TOKEN, or what "hf auth login" keeps.
+	// package would use: that of a CI job if HF_OIDC_RESOURCE is set, HF_TOKEN, or
+	// what "hf auth login" keeps, which is renewed and kept again if it is about
+	// to end.
 	Token string
 	// Endpoint is the Hub's address. Empty is HF_ENDPOINT, then the Hub itself.
 	Endpoint string
@@ -74,7 +79,8 @@ type PushHFOptions struct {
 	HTTPClient *http.Client
 	// Progress is called as files are sent, from one goroutine at a time.
 	Progress func(sent, total int64)
-	// Notice is called with what people should know.
+	// Notice is called, from one goroutine at a time, with what people should
+	// know.
 	Notice func(message string)
 	// Logger hears of retries. Nil discards.
 	Logger *slog.Logger
@@ -211,15 +217,19 @@ func (p *push) run(ctx context.Context) error {
 	if p.ignore, err = filePatterns(p.opts.IgnorePatterns); err != nil {
 		return err
 	}
-	p.hub, err = hfhub.New(hfhub.Options{
+	p.hub, err = hfhub.New(ctx, hfhub.Options{
 		Endpoint: p.opts.Endpoint, Token: p.opts.Token, UserAgent: "tinkex-go/" + tinkex.Version,
-		HTTPClient: p.opts.HTTPClient, Jobs: p.opts.Jobs, Retries: p.opts.Retries, RetryDelay: p.opts.RetryDelay, Logger: p.opts.Logger,
+		HTTPClient: p.opts.HTTPClient, Jobs: p.opts.Jobs, Retries: p.opts.Retries, RetryDelay: p.opts.RetryDelay,
+		Notice: p.opts.Notice, Logger: p.opts.Logger,
 	})
 	if err != nil {
 		return err
 	}
-	if p.user, err = p.hub.WhoAmI(ctx); err != nil {
-		return err
+	// A CI job's token stands for no user, and need not where one is named.
+	if !p.hub.Keyless() || !strings.Contains(p.opts.Repo, "/") {
+		if p.user, err = p.hub.WhoAmI(ctx); err != nil {
+			return err
+		}
 	}
 	if p.about, err = adapterOf(ctx, p.client, p.out.Path); err != nil {
 		return err

@@ -42,7 +42,8 @@ const (
 type Options struct {
 	// Endpoint is the Hub's address. Empty is HF_ENDPOINT, then DefaultEndpoint.
 	Endpoint string
-	// Token authenticates. Empty is what FindToken finds.
+	// Token authenticates. Empty is what FindToken finds, and finds again when
+	// that one's time is up.
 	Token string
 	// UserAgent is sent with every request to the endpoint.
 	UserAgent string
@@ -63,6 +64,9 @@ type Options struct {
 	StallTimeout time.Duration
 	// Wait sleeps between two tries. Nil waits by the clock.
 	Wait func(ctx context.Context, d time.Duration) error
+	// Notice is called, by one goroutine at a time, with what people should know
+	// of a token that could not be renewed. Nil logs it.
+	Notice func(message string)
 	// Logger hears of retries. Nil discards.
 	Logger *slog.Logger
 }
@@ -70,34 +74,42 @@ type Options struct {
 // Client talks to the Hub. It is safe for concurrent use.
 type Client struct {
 	endpoint *url.URL
-	token    func() string // not a field, so that no formatting shows it
-	agent    string
-	http     *http.Client
-	jobs     int
-	retries  int
-	delay    time.Duration
-	stall    time.Duration
-	wait     func(ctx context.Context, d time.Duration) error
-	log      *slog.Logger
+	// token is not a string, so that no formatting shows it.
+	token   func(ctx context.Context) (string, error)
+	keyless bool
+	kept    *keptTokens
+	notice  func(message string)
+	agent   string
+	http    *http.Client
+	direct  *http.Client // which follows no redirects
+	jobs    int
+	retries int
+	delay   time.Duration
+	stall   time.Duration
+	wait    func(ctx context.Context, d time.Duration) error
+	log     *slog.Logger
 }
 
-// New returns a client. Without a token to be found, ErrNoToken.
-func New(opts Options) (*Client, error) {
+// New returns a client. Without a token to be found, ErrNoToken or ErrOIDC.
+func New(ctx context.Context, opts Options) (*Client, error) {
+	c, err := newClient(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.authenticate(ctx, cleanToken(opts.Token)); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// newClient returns a client that has no token.
+func newClient(ctx context.Context, opts Options) (*Client, error) {
 	u, err := endpoint(opts.Endpoint)
 	if err != nil {
 		return nil, err
 	}
-	token := cleanToken(opts.Token)
-	if token != "" {
-		token, err = checkToken(token, "the options")
-	} else {
-		token, err = FindToken()
-	}
-	if err != nil {
-		return nil, err
-	}
 	c := &Client{
-		endpoint: u, token: func() string { return token }, agent: opts.UserAgent,
+		endpoint: u, agent: opts.UserAgent, notice: opts.Notice,
 		jobs: opts.Jobs, retries: opts.Retries, delay: opts.RetryDelay, stall: opts.StallTimeout,
 		wait: opts.Wait, log: opts.Logger,
 	}
@@ -133,8 +145,27 @@ func New(opts Options) (*Client, error) {
 		}
 		return nil
 	}
-	c.http = &client
+	direct := client
+	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.http, c.direct = &client, &direct
+	if c.notice == nil {
+		c.notice = func(message string) { c.log.WarnContext(ctx, message) }
+	}
+	c.kept = &keptTokens{hub: c}
 	return c, nil
+}
+
+// authenticate sees to it that there is a token.
+func (c *Client) authenticate(ctx context.Context, given string) error {
+	if given != "" {
+		c.token = func(context.Context) (string, error) { return given, nil }
+		_, err := checkToken(given, "the options")
+		return err
+	}
+	c.keyless = oidcResource() != ""
+	c.token = remembered(c.find)
+	_, err := c.token(ctx)
+	return err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -160,6 +191,10 @@ type request struct {
 	// anonymous requests carry no token, wherever they go; others carry it to
 	// the endpoint only.
 	anonymous bool
+	// bearer is carried instead, to where the request goes.
+	bearer string
+	// direct requests carry secrets, and are not redirected.
+	direct bool
 }
 
 // send sends a request once. An answer that is not a success is an *Error.
@@ -184,11 +219,22 @@ func (c *Client) send(ctx context.Context, op string, r request) (*http.Response
 		if c.agent != "" {
 			req.Header.Set("User-Agent", c.agent)
 		}
-		if !r.anonymous {
-			req.Header.Set("Authorization", "Bearer "+c.token())
+		if !r.anonymous && r.bearer == "" {
+			token, err := c.token(ctx)
+			if err != nil {
+				return nil, err
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
 		}
 	}
-	resp, err := c.http.Do(req)
+	if r.bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+r.bearer)
+	}
+	client := c.http
+	if r.direct {
+		client = c.direct
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, transient(op, err)
 	}

@@ -30,7 +30,7 @@ func client(t *testing.T, s *hubtest.Server, change ...func(*hfhub.Options)) (*h
 	for _, c := range change {
 		c(&opts)
 	}
-	c, err := hfhub.New(opts)
+	c, err := hfhub.New(ctx, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -482,10 +482,7 @@ func TestFindToken(t *testing.T) {
 		{"HF_TOKEN=hf_a\tb", ""},
 	} {
 		t.Run(tc.env, func(t *testing.T) {
-			for _, name := range []string{"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME"} {
-				t.Setenv(name, "") // brings it back
-				os.Unsetenv(name)
-			}
+			noTokens(t)
 			t.Setenv("HOME", home)
 			t.Setenv("USERPROFILE", home)
 			t.Setenv("BASE", home)
@@ -494,7 +491,7 @@ func TestFindToken(t *testing.T) {
 					t.Setenv(name, value)
 				}
 			}
-			got, err := hfhub.FindToken()
+			got, err := hfhub.FindToken(ctx, hfhub.Options{})
 			if got != tc.want || (err != nil) != (tc.want == "") || err != nil && !errors.Is(err, hfhub.ErrNoToken) {
 				t.Errorf("%q, %v; want %q", got, err, tc.want)
 			}
@@ -508,13 +505,13 @@ func TestFindToken(t *testing.T) {
 func TestEndpoint(t *testing.T) {
 	for _, bad := range []string{"huggingface.co", "ftp://x", "https://user:secret@hub", "https://hub?x=secret", "https://", "://"} {
 		t.Setenv("HF_ENDPOINT", bad)
-		_, err := hfhub.New(hfhub.Options{Token: "hf_x"})
+		_, err := hfhub.New(ctx, hfhub.Options{Token: "hf_x"})
 		if !errors.Is(err, hfhub.ErrMalformedEndpoint) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
 	t.Setenv("HF_ENDPOINT", "https://hub.example/hf/")
-	c, err := hfhub.New(hfhub.Options{Token: "hf_x"})
+	c, err := hfhub.New(ctx, hfhub.Options{Token: "hf_x"})
 	if err != nil || c.RepoURL(repo) != "https://hub.example/hf/someone/adapter" {
 		t.Errorf("%v, %v", c, err)
 	}

@@ -168,6 +168,8 @@ func (s *Server) hub() http.Handler {
 		}
 	})
 	mux.HandleFunc("POST /lfs/complete/{oid}", s.complete)
+	mux.HandleFunc("POST /oauth/token", s.giveToken)
+	mux.HandleFunc("GET "+ActionsPath, s.mint)
 	return mux
 }
 

@@ -1,7 +1,8 @@
 // Package hubtest is a Hugging Face Hub for tests, as far as model repositories
-// go: users, repositories, branches, commits, pull requests, files, and LFS
-// storage on a server of its own, in one piece or in parts. The conformance
-// tests hold it to what the huggingface_hub Python package makes of it.
+// go: users, repositories, branches, commits, pull requests, files, LFS storage
+// on a server of its own, in one piece or in parts, and tokens that are renewed
+// or given to CI jobs. The conformance tests hold it to what the huggingface_hub
+// Python package makes of it.
 package hubtest
 
 import (
@@ -34,7 +35,10 @@ type Server struct {
 	// PartBytes is the size from which LFS files come in parts of that size. 0
 	// is never.
 	PartBytes int64
+	// OAuth says how tokens are renewed.
+	OAuth OAuth
 
+	grants   grants
 	t        testing.TB
 	dir      string
 	mu       sync.Mutex
@@ -85,6 +89,7 @@ func New(t testing.TB) *Server {
 		t: t, dir: t.TempDir(), RegularBytes: 10 << 20,
 		users: map[string]string{Token: User}, repos: map[string]*repo{},
 		objects: map[string]int64{}, parts: map[string]map[int]string{},
+		grants: grants{users: map[string]string{}, trusted: map[string]string{}},
 	}
 	hub := httptest.NewServer(s.seen(false, s.hub()))
 	storage := httptest.NewServer(s.seen(true, s.storage()))
