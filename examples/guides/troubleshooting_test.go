@@ -140,7 +140,7 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 	t.Setenv("TINKER_BASE_URL", b.srv.URL)
 	t.Setenv("TINKER_API_KEY", tinkextest.Key)
 	t.Setenv("HF_HOME", t.TempDir())
-	for _, name := range []string{"HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"} {
+	for _, name := range []string{"HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "GITHUB_ACTIONS"} {
 		t.Setenv(name, "") // brings it back
 		os.Unsetenv(name)
 	}
@@ -284,6 +284,19 @@ func TestTroubleshootingKnowsTheMessages(t *testing.T) {
 		},
 		"no Hugging Face token": func() string {
 			return b.with("HF_TOKEN", "", "checkpoint", "push-hf", path)
+		},
+		"no Hugging Face token by OIDC, which HF_OIDC_RESOURCE asks for": func() string {
+			return b.with("HF_OIDC_RESOURCE", "me/mine", "checkpoint", "push-hf", path)
+		},
+		"the Hugging Face token could not be renewed": func() string {
+			t.Setenv("HF_ENDPOINT", hubtest.New(t).URL)
+			dir := t.TempDir()
+			for name, content := range map[string]string{"token": "hf_ended", "stored_tokens": "[x]\nhf_token = hf_ended\nrefresh_token = hf_x\nexpires_at = 1\n"} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return b.with("HF_TOKEN_PATH", filepath.Join(dir, "token"), "checkpoint", "push-hf", path)
 		},
 		"… holds another checkpoint: tinker://…": func() string {
 			hub := hubtest.New(t)

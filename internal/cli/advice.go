@@ -34,6 +34,8 @@ func (a *app) hint(err error) string {
 func hubHint(err error) string {
 	var hub *checkpoint.HubError
 	switch {
+	case noHubToken(err) && errors.Is(err, checkpoint.ErrHubOIDC):
+		return "The repository, or the user, that HF_OIDC_RESOURCE names has to trust this job (https://huggingface.co/docs/hub/trusted-publishers). To use another token, unset HF_OIDC_RESOURCE."
 	case errors.Is(err, checkpoint.ErrNoHubToken):
 		return "Set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or log in with 'hf auth login'."
 	case errors.As(err, &hub) && errors.Is(err, tinkex.ErrUnauthorized):
@@ -46,6 +48,16 @@ func hubHint(err error) string {
 		return "Use --force to push there all the same, or choose another repository with --repo or another branch with --revision."
 	}
 	return ""
+}
+
+// noHubToken reports whether err is that there is no token for the Hub, and not
+// that the Hub could not be asked for one.
+func noHubToken(err error) bool {
+	var hub *checkpoint.HubError
+	if errors.As(err, &hub) && (hub.Status < 400 || hub.Status == http.StatusTooManyRequests || hub.Status >= 500) {
+		return false
+	}
+	return errors.Is(err, checkpoint.ErrNoHubToken) || errors.Is(err, checkpoint.ErrHubOIDC)
 }
 
 // mirrorHint is about mirrors.

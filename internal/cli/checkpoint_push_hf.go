@@ -39,7 +39,9 @@ user, and each checkpoint is a branch of it. A branch that holds another
 checkpoint, or files of which nothing says that they are this one, is left alone
 unless --force is given. What the Hub has already is not sent again.
 
-The token is the one of the hf command: HF_TOKEN, or what 'hf auth login' keeps.
+The token is the one of the hf command: HF_TOKEN, or what 'hf auth login' keeps,
+which is renewed on its last day. In a CI job that the repository trusts,
+HF_OIDC_RESOURCE=NAMESPACE/NAME takes a short-lived one instead of either.
 HF_ENDPOINT is another Hub.
 
 The address of the commit, or of the pull request, goes to standard output. With

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tinkex/tinkex/internal/hfhub/hubtest"
 	"github.com/tinkex/tinkex/tinkextest"
@@ -76,6 +78,53 @@ func TestCheckpointPushHF(t *testing.T) {
 	run(t, "checkpoint", "push-hf", w.path("a")).want(t, exitDone, []string{"/tinker-tiny-"}, []string{"branch weights-a"})
 	t.Setenv("HF_ENDPOINT", "huggingface.co")
 	run(t, "checkpoint", "push-hf", w.path("a")).want(t, exitFailed, nil, []string{"HF_ENDPOINT has to be an address such as https://huggingface.co"})
+}
+
+func TestPushHFFindsItsToken(t *testing.T) {
+	w := newWorld(t, "a")
+	s := hub(t)
+	t.Setenv("HF_TOKEN", "")
+	t.Setenv("GITHUB_ACTIONS", "")
+	dir := os.Getenv("HF_HOME")
+	login := func(refresh string) {
+		t.Helper()
+		for name, content := range map[string]string{
+			"token":         "hf_oauth_old",
+			"stored_tokens": fmt.Sprintf("[device]\nhf_token = hf_oauth_old\nrefresh_token = %s\nexpires_at = %d\n", refresh, time.Now().Add(time.Hour).Unix()),
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.AddRefreshToken("hf_refresh", hubtest.User)
+	login("hf_refresh")
+	run(t, "checkpoint", "push-hf", w.path("a"), "--repo", "mine").want(t, exitDone, []string{"/mine/commit/"}, []string{"Pushed 3 files"})
+	if b, err := os.ReadFile(filepath.Join(dir, "token")); string(b) != "hf_oauth_renewed1" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	login("hf_revoked")
+	s.AddUser("hf_oauth_old", hubtest.User) // for an hour more
+	r := run(t, "checkpoint", "push-hf", w.path("a"), "--repo", "mine").want(t, exitDone, []string{"/mine/commit/"}, []string{"could not be renewed", "hf auth login", "has all of it already"})
+	if strings.Contains(r.stderr, "hf_revoked") || strings.Contains(r.stderr, "hf_oauth") {
+		t.Errorf("a secret is told:\n%s", r.stderr)
+	}
+
+	// A CI job that a repository trusts is nobody that could be asked for.
+	t.Setenv("HF_OIDC_RESOURCE", hubtest.User+"/mine")
+	run(t, "checkpoint", "push-hf", w.path("a"), "--repo", "mine").want(t, exitAuth, nil, []string{"HF_OIDC_ID_TOKEN is not set", "trusted-publishers"})
+	t.Setenv("HF_OIDC_ID_TOKEN", "secret.id.token")
+	r = run(t, "checkpoint", "push-hf", w.path("a"), "--repo", "mine").want(t, exitAuth, nil, []string{"HTTP 403", "trusted-publishers"})
+	if strings.Contains(r.stderr, "secret") {
+		t.Errorf("a secret is told:\n%s", r.stderr)
+	}
+	s.Trust("secret.id.token", hubtest.User+"/mine")
+	before := s.Count("/api/whoami-v2")
+	run(t, "checkpoint", "push-hf", w.path("a"), "--repo", hubtest.User+"/mine").want(t, exitDone, []string{"/mine/commit/"}, []string{"has all of it already"})
+	if n := s.Count("/api/whoami-v2"); n != before {
+		t.Errorf("the Hub was asked %d times who that is", n-before)
+	}
+	run(t, "checkpoint", "push-hf", w.path("a"), "--repo", "mine").want(t, exitDone, []string{"/" + hubtest.User + "/mine/commit/"}, nil)
 }
 
 func TestExportAndPushUsage(t *testing.T) {

@@ -104,7 +104,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &partly):
 		return exitPartly
-	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrMissingAPIKey), errors.Is(err, tinkex.ErrMalformedAPIKey), errors.Is(err, checkpoint.ErrNoHubToken):
+	case errors.Is(err, tinkex.ErrUnauthorized), errors.Is(err, tinkex.ErrMissingAPIKey), errors.Is(err, tinkex.ErrMalformedAPIKey), noHubToken(err):
 		return exitAuth
 	case errors.Is(err, tinkex.ErrNotFound), errors.Is(err, tinkex.ErrForbidden), errors.Is(err, checkpoint.ErrNoMirror), errors.As(err, &noAccess):
 		return exitNotFound
