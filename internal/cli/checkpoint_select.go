@@ -204,22 +204,26 @@ func parseTime(flag, s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	place, rest := time.UTC, s
+	place, rest, zone := time.UTC, s, ""
+	var unknown error
 	if i := strings.LastIndexByte(s, ' '); i > 0 && strings.IndexFunc(s[i:], letter) >= 0 {
-		var err error
-		zone := s[i+1:]
+		rest, zone = strings.TrimSpace(s[:i]), s[i+1:]
 		if strings.EqualFold(zone, "local") {
 			zone = "Local"
 		}
-		if place, err = time.LoadLocation(zone); err != nil {
-			return time.Time{}, usagef("%s: %q: the time zone %q is not known here; write an offset such as +0100, UTC, local, or a name such as Europe/Berlin", flag, s, zone)
+		if place, unknown = time.LoadLocation(zone); unknown != nil {
+			place = time.UTC
 		}
-		rest = strings.TrimSpace(s[:i])
 	}
 	for _, layout := range plainLayouts {
-		if t, err := time.ParseInLocation(layout, rest, place); err == nil {
-			return t, nil
+		t, err := time.ParseInLocation(layout, rest, place)
+		switch {
+		case err != nil:
+			continue
+		case unknown != nil:
+			return time.Time{}, usagef("%s: %q: the time zone %q is not known here; write an offset such as +0100, UTC, local, or a name such as Europe/Berlin", flag, s, zone)
 		}
+		return t, nil
 	}
 	return time.Time{}, usagef("%s: %q is not a time; write 2026-01-31, 2026-01-31T08:00, 2026-01-31T08:00:00Z, \"2026-01-31 08:00 Europe/Berlin\", or an age such as 36h or 7d", flag, s)
 }
