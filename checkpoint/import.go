@@ -160,12 +160,16 @@ func (im *importer) do(ctx context.Context, client ImportClient, dir string) (Im
 		out.Files = append(out.Files, File{Name: f.name, Size: f.blob.SizeBytes, SHA256: f.blob.SHA256})
 	}
 	for try := 1; ; try++ {
-		sent, err := im.send(ctx)
+		result, sent, err := im.sendConfig(ctx, client, limits.PartBytes)
 		out.SentBytes += sent
-		if err != nil {
-			return out, err
+		if err == nil && result == nil {
+			sent, err = im.send(ctx)
+			out.SentBytes += sent
+			if err != nil {
+				return out, err
+			}
+			result, err = im.ask(ctx, client)
 		}
-		result, err := client.ImportCheckpoint(ctx, im.request())
 		if err == nil {
 			out.TrainingRunID, out.Checkpoints = result.TrainingRunID, result.Checkpoints
 			return out, nil
@@ -179,6 +183,46 @@ func (im *importer) do(ctx context.Context, client ImportClient, dir string) (Im
 			return out, err
 		}
 	}
+}
+
+// sendConfig sends the configuration alone if the rest is much, and asks for the
+// import: the server refuses what it can tell from that, a base model that it
+// does not have among it, before the rest is on its way. There is a result only
+// if the rest has come meanwhile by another way.
+func (im *importer) sendConfig(ctx context.Context, client ImportClient, much int64) (result *tinkex.ImportResult, sent int64, err error) {
+	todo, err := im.missing(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	im.willSend(todo)
+	var first []upload
+	var rest int64
+	for _, u := range todo {
+		if u.file.name == adapterConfig {
+			first = append(first, u)
+		} else {
+			rest += u.blob.SizeBytes
+		}
+	}
+	if rest <= much {
+		return nil, 0, nil
+	}
+	if sent, err = im.uploadAll(ctx, first); err != nil {
+		return nil, sent, err
+	}
+	result, err = im.ask(ctx, client)
+	if err != nil && !errors.Is(err, tinkex.ErrInvalid) {
+		err = nil // most likely, that the rest is missing; it is found again when that is there
+	}
+	return result, sent, err
+}
+
+func (im *importer) ask(ctx context.Context, client ImportClient) (*tinkex.ImportResult, error) {
+	result, err := client.ImportCheckpoint(ctx, im.request())
+	if err != nil {
+		return nil, err
+	}
+	return &result, nil
 }
 
 func (im *importer) request() tinkex.ImportRequest {
@@ -422,12 +466,20 @@ func (im *importer) send(ctx context.Context) (sent int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	im.willSend(todo)
+	return im.uploadAll(ctx, todo)
+}
+
+func (im *importer) willSend(todo []upload) {
 	im.report(func(p *ImportProgress) {
 		p.ToSend = p.Sent
 		for _, u := range todo {
 			p.ToSend += u.blob.SizeBytes
 		}
 	})
+}
+
+func (im *importer) uploadAll(ctx context.Context, todo []upload) (sent int64, err error) {
 	jobs := im.opts.Jobs
 	if jobs <= 0 {
 		jobs = DefaultImportJobs

@@ -154,6 +154,7 @@ type wire struct {
 	// before is called before an upload.
 	before func()
 	noEnd  bool
+	asked  int // for the import
 }
 
 func newWire(c checkpoint.ImportClient) *wire { return &wire{ImportClient: c, part: 20_000, fail: -1} }
@@ -184,6 +185,7 @@ func (w *wire) UploadBlob(ctx context.Context, blob tinkex.Blob, r io.ReaderAt) 
 }
 
 func (w *wire) ImportCheckpoint(ctx context.Context, req tinkex.ImportRequest) (tinkex.ImportResult, error) {
+	w.asked++
 	if w.noEnd {
 		return tinkex.ImportResult{}, errCut
 	}
@@ -619,6 +621,47 @@ func TestImportRefuses(t *testing.T) {
 	}
 	if n := listed(t, bob); n != 0 {
 		t.Errorf("%d checkpoints are listed", n)
+	}
+}
+
+// What the configuration is enough to refuse is refused before the rest is sent;
+// where the server cannot be asked so early, or fails, the import goes on.
+func TestImportAsksBeforeMuchIsSent(t *testing.T) {
+	bob := client(t, tinkextest.NewServer(t), "tml-bob")
+	dir := adapter(t, "F32", func(c map[string]any) { c["base_model_name_or_path"] = "a/b" })
+	w := newWire(bob.RestClient())
+	_, err := checkpoint.Import(t.Context(), w, dir, checkpoint.ImportOptions{Name: "x"})
+	if !errors.Is(err, tinkex.ErrInvalid) || !strings.Contains(err.Error(), `unknown base model "a/b"`) {
+		t.Errorf("error %v", err)
+	}
+	if w.uploads != 1 || w.bytes > 1000 {
+		t.Errorf("%d bytes were sent in %d uploads before it was refused", w.bytes, w.uploads)
+	}
+	dir = adapter(t, "F32", nil)
+	var last checkpoint.ImportProgress
+	opts := checkpoint.ImportOptions{Name: "x", Progress: func(p checkpoint.ImportProgress) { last = p }}
+	w = newWire(bob.RestClient())
+	d, err := checkpoint.Import(t.Context(), w, dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.asked != 2 || last.Sent != w.bytes || last.ToSend != w.bytes || d.SentBytes != w.bytes || len(d.Checkpoints) != 2 {
+		t.Errorf("asked %d times, %d bytes, progress ended at %+v, imported %+v", w.asked, w.bytes, last, d)
+	}
+	// With everything there, and with little to send, one asks once.
+	for _, tc := range []struct {
+		dir           string
+		part          int64
+		uploads, most int
+	}{{dir, w.part, 0, 0}, {adapter(t, "F16", func(c map[string]any) { c["lora_alpha"] = 16 }), 16 << 20, 1, 2}} {
+		again := newWire(bob.RestClient())
+		again.part = tc.part
+		if _, err := checkpoint.Import(t.Context(), again, tc.dir, checkpoint.ImportOptions{Name: "y"}); err != nil {
+			t.Fatal(err)
+		}
+		if again.asked != 1 || again.uploads < tc.uploads || again.uploads > tc.most {
+			t.Errorf("asked %d times, %d uploads", again.asked, again.uploads)
+		}
 	}
 }
 

@@ -137,6 +137,9 @@ func (r *Registry) Import(ctx context.Context, owner string, q ImportRequest) ([
 	if err := r.importable(ctx, owner, q); err != nil {
 		return nil, err
 	}
+	if err := r.describable(ctx, owner, q); err != nil {
+		return nil, err
+	}
 	select {
 	case r.imports <- struct{}{}:
 		defer func() { <-r.imports }()
@@ -208,6 +211,18 @@ func (r *Registry) importable(ctx context.Context, owner string, q ImportRequest
 		}
 	}
 	return nil
+}
+
+// describable refuses what the adapter's configuration is enough to refuse, if
+// that has been sent, whether or not the rest has.
+func (r *Registry) describable(ctx context.Context, owner string, q ImportRequest) error {
+	i := slices.IndexFunc(q.Files, func(f ImportFile) bool { return f.Name == engine.AdapterConfigFile })
+	config, _, err := r.gather(ctx, owner, q.Files[i:i+1])
+	if err != nil {
+		return nil //nolint:nilerr // it is found again with all files, under its name in the request
+	}
+	_, err = r.engine.Describe(r.files(ctx, config), q.BaseModel)
+	return classify(err)
 }
 
 // assemble makes sure that a file is one blob that the owner may use, and

@@ -101,6 +101,23 @@ func (f *fixture) collect() {
 	}
 }
 
+// The configuration is looked at as soon as it is there, and only then.
+func TestImportOfAConfiguration(t *testing.T) {
+	f := newFixture(t)
+	files := f.adapterFiles()
+	req := f.request(bob, files)
+	req.BaseModel = "a/b"
+	weights := slices.IndexFunc(req.Files, func(f ImportFile) bool { return f.Name == engine.AdapterWeightsFile })
+	req.Files[weights] = ImportFile{Name: engine.AdapterWeightsFile, Size: 1 << 20, Digest: blobstore.Digest{1}}
+	_, err := f.Import(t.Context(), bob, req)
+	wantCode(t, err, Invalid, `unknown base model "a/b"`)
+	_, err = f.Import(t.Context(), alice, req) // who has sent nothing
+	wantCode(t, err, Conflict, "has not been sent")
+	req.BaseModel = ""
+	_, err = f.Import(t.Context(), bob, req)
+	wantCode(t, err, Conflict, engine.AdapterWeightsFile, "has not been sent")
+}
+
 func TestImport(t *testing.T) {
 	f := newFixture(t)
 	ctx := t.Context()
