@@ -416,6 +416,16 @@ func TestKeyCommands(t *testing.T) {
 	if strings.Contains(none.stderr, "tinkex checkpoint list") {
 		t.Errorf("what is said of checkpoints is said of a key:\n%s", none.stderr)
 	}
+
+	// One that was misspelt does not leave the others in force.
+	first := decode[map[string]string](t, run(t, "-f", "json", "key", "create", "--data-dir", dir))
+	last := decode[map[string]string](t, run(t, "-f", "json", "key", "create", "--data-dir", dir))
+	run(t, "key", "revoke", first["id"], "key-none", last["id"], "--data-dir", dir).want(t, exitPartly, nil,
+		[]string{"Revoked " + first["id"], "revoke key key-none: no such key", "Revoked " + last["id"]})
+	list = run(t, "key", "list", "--data-dir", dir)
+	if n := strings.Count(list.stdout, "revoked now"); n != 3 {
+		t.Errorf("%d keys are revoked, not 3:\n%s", n, list.stdout)
+	}
 }
 
 func TestHelpAndVersion(t *testing.T) {

@@ -75,18 +75,8 @@ From the first key on, the server accepts no others.` + "\n" + exitStatusHelp,
 		},
 		&cobra.Command{
 			Use: "revoke ID...", Short: "Revoke keys", Args: cobra.MinimumNArgs(1),
-			RunE: withMeta(func(ctx context.Context, meta metastore.Store, ids []string) error {
-				for _, id := range ids {
-					if err := meta.RevokeKey(ctx, id, time.Now().UTC()); err != nil {
-						if errors.Is(err, metastore.ErrNotFound) {
-							return &tinkex.Error{Op: "revoke key " + id, Message: "no such key; 'tinkex key list' shows them", Category: tinkex.CategoryUser, Err: tinkex.ErrNotFound}
-						}
-						return err
-					}
-					a.say("Revoked %s.", id)
-				}
-				return nil
-			}),
+			Long: "Revoke keys. A running server refuses them within seconds; what was made with them\nstays its owners'. An ID that there is not is named, and the others are revoked.\n" + exitStatusHelp,
+			RunE: withMeta(a.revokeKeys),
 		})
 	return cmd
 }
@@ -119,6 +109,25 @@ func (a *app) createKey(ctx context.Context, meta metastore.Store, name, owner s
 	}
 	a.say("Created %s. The key is shown this once only:", k.ID)
 	return a.print("%s\n", secret)
+}
+
+// revokeKeys revokes all of the keys that it can: one that was misspelt must
+// not leave the others in force.
+func (a *app) revokeKeys(ctx context.Context, meta metastore.Store, ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		err := meta.RevokeKey(ctx, id, time.Now().UTC())
+		switch {
+		case err == nil:
+			a.say("Revoked %s.", id)
+			continue
+		case !errors.Is(err, metastore.ErrNotFound):
+			return err // of the database, which fails the others too
+		}
+		errs = append(errs, &tinkex.Error{Op: "revoke key " + id, Message: "no such key; 'tinkex key list' shows them", Category: tinkex.CategoryUser, Err: tinkex.ErrNotFound})
+	}
+	a.printErrors(errs)
+	return failedItems(errs, len(ids))
 }
 
 func (a *app) listKeys(ctx context.Context, meta metastore.Store) error {
