@@ -124,7 +124,7 @@ func (r *Registry) SetRetention(ctx context.Context, owner string, p RetentionPo
 	if err := r.meta.SetRetention(ctx, m); err != nil {
 		return Retention{}, classify(err)
 	}
-	r.log.Info("retention policy set", "owner", owner, "policy", p.String(), "version", m.Version)
+	r.log.Info("retention policy set", "owner", OwnerInLog(owner), "policy", p.String(), "version", m.Version)
 	return Retention{Policy: p, SetAt: m.SetAt}, nil
 }
 
@@ -138,7 +138,7 @@ func (r *Registry) DeleteRetention(ctx context.Context, owner string) error {
 	case err != nil:
 		return classify(err)
 	}
-	r.log.Info("retention policy removed", "owner", owner)
+	r.log.Info("retention policy removed", "owner", OwnerInLog(owner))
 	return nil
 }
 
@@ -227,7 +227,7 @@ func (r *Registry) retain(ctx context.Context, m metastore.Retention) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	log := r.log.With("owner", m.Owner, "policy", p.String(), "version", m.Version)
+	log := r.log.With("owner", OwnerInLog(m.Owner), "policy", p.String(), "version", m.Version)
 	now := r.now().UTC()
 	m.AppliedAt, m.Removed, m.Refused = &now, 0, plan.Refused
 	if plan.Refused != "" {

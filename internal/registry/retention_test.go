@@ -109,10 +109,13 @@ func TestRetentionIsAppliedAndWrittenDown(t *testing.T) {
 	if err != nil || set.Removed != 2 || set.AppliedAt == nil || !set.AppliedAt.Equal(f.clock.now()) || set.Refused != "" || set.Policy.KeepLast != 2 {
 		t.Errorf("%+v, %v", set, err)
 	}
-	for _, want := range []string{"tinker://" + run + "/weights/step-1", "/step-2", "owner=alice", `reason="no rule keeps it"`, `policy="keep-last 2"`} {
+	for _, want := range []string{"tinker://" + run + "/weights/step-1", "/step-2", "owner=" + OwnerInLog(alice), `reason="no rule keeps it"`, `policy="keep-last 2"`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log lacks %q:\n%s", want, log)
 		}
+	}
+	if strings.Contains(log.String(), alice) {
+		t.Errorf("the log has an owner's name:\n%s", log)
 	}
 	if strings.Contains(log.String(), "/step-3") {
 		t.Errorf("the log says that what stayed went:\n%s", log)

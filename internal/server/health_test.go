@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tinkex/tinkex/internal/health"
+	"github.com/tinkex/tinkex/internal/registry"
 	"github.com/tinkex/tinkex/internal/wire"
 )
 
@@ -83,7 +84,7 @@ func TestAccessLog(t *testing.T) {
 				t.Errorf("%s: no%sin %s", test.path, part, lines[0])
 			}
 		}
-		if (test.key != "") != strings.Contains(lines[0], " owner="+ownerHash(ownerURN+HashKey(alice)[:16])) {
+		if (test.key != "") != strings.Contains(lines[0], " owner="+registry.OwnerInLog(ownerURN+HashKey(alice)[:16])) {
 			t.Errorf("%s: whose it was: %s", test.path, lines[0])
 		}
 	}

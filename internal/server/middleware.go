@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -199,19 +198,12 @@ func (s *Server) logRequest(r *http.Request, c *caller, rec *statusRecorder, too
 		slog.String("path", r.URL.Path), slog.Int("status", status), slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.Int64("bytes", rec.bytes),
 	}
 	if c.owner != "" {
-		attrs = append(attrs, slog.String("owner", ownerHash(c.owner)))
+		attrs = append(attrs, slog.String("owner", registry.OwnerInLog(c.owner)))
 	}
 	if broken {
 		attrs = append(attrs, slog.Bool("broken_off", true))
 	}
 	s.log.LogAttrs(r.Context(), level, "request", attrs...)
-}
-
-// ownerHash stands for an owner in logs: the first twelve digits of the
-// SHA-256 of its name.
-func ownerHash(owner string) string {
-	sum := sha256.Sum256([]byte(owner))
-	return hex.EncodeToString(sum[:6])
 }
 
 // maxRequestID bounds the ids that are taken over from a request.
