@@ -29,7 +29,7 @@ every hour; the command works beside it.
 
 A save writes its blobs before the checkpoint that refers to them, so blobs
 younger than --grace are kept. Less than a minute is refused while a server is
-running.
+running, and with --db, where it cannot be told whether one is.
 
 With -f json the answer is {"dry_run", "blobs", "bytes", "kept_blobs",
 "kept_bytes"}; kept are unreferenced ones that are too young.
