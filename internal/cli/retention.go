@@ -238,7 +238,7 @@ func (a *app) retentionSet(ctx context.Context, client *tinkex.RestClient, p tin
 	}
 	r, err := client.SetRetention(ctx, p)
 	if errors.Is(err, tinkex.ErrConflict) {
-		return usagef("%v; use --all if that is meant", err)
+		return usagef("%v; here that is --all", err) // its message says why
 	}
 	if err != nil {
 		return err

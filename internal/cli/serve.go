@@ -134,8 +134,13 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	}
 	defer l.Close()
 	addr := "http://" + l.Addr().String()
+	at, err := netip.ParseAddrPort(l.Addr().String())
+	everywhere := err == nil && at.Addr().IsUnspecified()
+	if everywhere { // where this machine finds it
+		addr = fmt.Sprintf("http://127.0.0.1:%d", at.Port())
+	}
 	if f.advertise == "" && stores.Shared() {
-		if ip, err := netip.ParseAddrPort(l.Addr().String()); err == nil && ip.Addr().IsUnspecified() {
+		if everywhere {
 			log.Warn("other servers on this database cannot ask this one for the models it holds: set --advertise")
 		} else {
 			f.advertise = addr
@@ -156,18 +161,16 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 			log.Error("shutdown", "error", err)
 		}
 	}()
-	if !isLoopback(host) {
-		keys, err := n.Meta.Keys(ctx)
-		if err != nil {
-			return err
+	keys, err := n.Meta.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	if !isLoopback(host) && len(keys) == 0 {
+		create := "tinkex key create --data-dir " + f.dataDir
+		if stores.DB != "" {
+			create = "tinkex key create with the same --db or TINKEX_DB"
 		}
-		if len(keys) == 0 {
-			create := "tinkex key create --data-dir " + f.dataDir
-			if stores.DB != "" {
-				create = "tinkex key create with the same --db or TINKEX_DB"
-			}
-			return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (%s), or listen on 127.0.0.1.", f.addr, create)
-		}
+		return usagef("--addr: refusing to listen on %s without keys: anybody who reaches it could read and delete every checkpoint.\nCreate a key first (%s), or listen on 127.0.0.1.", f.addr, create)
 	}
 	var handler http.Handler = n
 	switch {
@@ -180,7 +183,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		}
 		defer stop()
 	}
-	if err := a.announce(addr); err != nil {
+	if err := a.announce(addr, len(keys) == 0); err != nil {
 		return err
 	}
 	meta, blobs := stores.Describe()
@@ -210,7 +213,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 
 // announce says where the server is, on standard output for scripts and on
 // standard error for people.
-func (a *app) announce(addr string) error {
+func (a *app) announce(addr string, anyKey bool) error {
 	if a.format == "json" {
 		return a.printJSON(struct {
 			URL string `json:"url"`
@@ -218,7 +221,11 @@ func (a *app) announce(addr string) error {
 		}{addr, os.Getpid()})
 	}
 	if a.StderrTerminal {
-		a.say("In another terminal:\n  export TINKER_BASE_URL=%s TINKER_API_KEY=tml-me\n  tinkex checkpoint list\n", addr)
+		key := "KEY" // one of those that were created
+		if anyKey {
+			key = "tml-me"
+		}
+		a.say("In another terminal:\n  export TINKER_BASE_URL=%s TINKER_API_KEY=%s\n  tinkex checkpoint list\n", addr, key)
 	}
 	return a.print("%s\n", addr)
 }

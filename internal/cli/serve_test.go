@@ -58,6 +58,24 @@ func serve(t *testing.T, args ...string) *served {
 	return s
 }
 
+// What is said to be the server's address is one that this machine reaches it by,
+// and the key one that it takes.
+func TestServeSaysWhereItIs(t *testing.T) {
+	dir := t.TempDir()
+	run(t, "key", "create", "--data-dir", dir).want(t, exitDone, []string{"tml-"}, nil)
+	s := serve(t, "--addr", "0.0.0.0:0", "--data-dir", dir)
+	if !strings.HasPrefix(s.url, "http://127.0.0.1:") || status(t, s.url+"/healthz", "") != http.StatusOK {
+		t.Errorf("it is at %s", s.url)
+	}
+	for anyKey, want := range map[bool]string{true: "TINKER_API_KEY=tml-me\n", false: "TINKER_API_KEY=KEY\n"} {
+		var out, said strings.Builder
+		a := &app{Env: Env{Stdout: &out, Stderr: &said, StderrTerminal: true}, format: "table"}
+		if err := a.announce("http://127.0.0.1:1", anyKey); err != nil || out.String() != "http://127.0.0.1:1\n" || !strings.Contains(said.String(), want) {
+			t.Errorf("%v: %q, %q, %v", anyKey, out.String(), said.String(), err)
+		}
+	}
+}
+
 func status(t *testing.T, url, host string) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
