@@ -169,7 +169,10 @@ func testCheckpointsAfter(t *testing.T, f fixture) {
 		c.Files = nil
 		all = append(all, c)
 	}
-	stored := value(f.CommitImport(f.ctx, metastore.Import{Owner: "alice", Checkpoints: all}))(f)
+	var stored []metastore.Checkpoint
+	for some := range slices.Chunk(all, 100) { // a store has its time for each
+		stored = append(stored, value(f.CommitImport(f.ctx, metastore.Import{Owner: "alice", Checkpoints: some}))(f)...)
+	}
 	filter := metastore.CheckpointFilter{Owner: "alice", Now: t0}
 	place := &metastore.CheckpointPlace{CreatedAt: after(1), ID: 1}
 	for _, limit := range []int{0, -1} {
