@@ -136,7 +136,8 @@ func shell(t *testing.T, name, script string, args ...string) string {
 		t.Skipf("there is no %s here", name)
 	}
 	cmd := exec.CommandContext(t.Context(), path, append([]string{"-c", script}, args...)...)
-	cmd.Env = append(os.Environ(), "PATH="+commandDir(t)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	// Of a locale that is not installed the shell complains.
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+commandDir(t)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", name, err, out)
