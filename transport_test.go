@@ -157,6 +157,16 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	}
 }
 
+// Of a server that says both, milliseconds are the finer answer.
+func TestRetryAfterInMillisecondsComesFirst(t *testing.T) {
+	h := http.Header{"Retry-After": {"1"}, "Retry-After-Ms": {"250"}}
+	for range 50 {
+		if d := parseRetryAfter(h, time.Now()); d != 250*time.Millisecond {
+			t.Fatalf("it is %v", d)
+		}
+	}
+}
+
 func TestRetryAfterIsInTheError(t *testing.T) {
 	f := newFakeServer(t)
 	f.handle(capabilities, answerRaw(429, "application/json", `{"detail":"busy"}`, "Retry-After", "30"))

@@ -428,6 +428,13 @@ func TestKeyCommands(t *testing.T) {
 	}
 }
 
+// No arguments are none, and not those of the process.
+func TestNilArguments(t *testing.T) {
+	defer func(args []string) { os.Args = args }(os.Args)
+	os.Args = []string{"other", "no-such-command"}
+	run(t).want(t, exitDone, []string{"tinkex demo"}, nil)
+}
+
 func TestHelpAndVersion(t *testing.T) {
 	run(t).want(t, exitDone, []string{"tinkex demo", "checkpoint", "serve"}, nil)
 	run(t, "checkpoint").want(t, exitDone, []string{"download", "Exit status: 0 done"}, nil)
